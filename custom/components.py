@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Components chosen by name: one small YAML file each, in a folder that users may extend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+
+def load_component(folder: str | Path, name: str, options: Mapping[str, Any] | None = None, **defaults: Any) -> Any:
+    """Build the component described by ``<folder>/<name>.yaml``.
+
+    Args:
+        folder: folder of component files, for example ``bundle/configs/masking``.
+        name: file name without ``.yaml``, or the path of any file that ends in ``.yaml``.
+        options: arguments that replace those of the file (what the user gives on the command line).
+        defaults: arguments that the caller knows and the file may leave out, for example ``spatial_dims``.
+
+    Returns:
+        The object that the file's ``_target_`` builds.
+
+    Raises:
+        ValueError: if there is no such file (the message lists those that are there) or it has no ``_target_``.
+    """
+    path = component_file(folder, name)
+    config = ConfigParser.load_config_file(str(path))
+    if "_target_" not in config:
+        raise ValueError(f"{path} has no `_target_`: it must name the class to build, see the files beside it.")
+    return ConfigParser({"component": {**defaults, **config, **(options or {})}}).get_parsed_content("component")
+
+
+def component_file(folder: str | Path, name: str) -> Path:
+    """Return the YAML file of a component; raise ValueError listing the known names if there is none."""
+    path = Path(name) if str(name).endswith(".yaml") else Path(folder) / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(component_names(folder)) or "none"
+        raise ValueError(f"No component {name!r} in {folder}. Known: {known}; or give the path of a .yaml file.")
+    return path
+
+
+def component_names(folder: str | Path) -> list[str]:
+    """Names that :func:`load_component` accepts for a folder, sorted (files without a ``_target_`` are data)."""
+    files = sorted(Path(folder).glob("*.yaml"))
+    return [file.stem for file in files if "_target_" in (ConfigParser.load_config_file(str(file)) or {})]

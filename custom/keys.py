@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the entries that the transforms of this project add to MONAI's data dictionaries."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class MIMKeys(StrEnum):
+    """Dictionary keys, beside MONAI's own :class:`monai.utils.CommonKeys`.
+
+    - ``IMAGE``: the scan, ``[C, *spatial]``.
+    - ``REGION``: probability that a voxel belongs to what the prompt names, ``[P, *spatial]`` in [0, 1].
+    - ``VISIBLE``: cells that the network may see, boolean ``[1, *grid]``; True means visible, everywhere.
+    - ``MASK_INFO``: realised ratios of the drawn mask.
+    - ``SCAN_ID``: name of the scan, unique within its dataset.
+    """
+
+    IMAGE = "image"
+    REGION = "region"
+    VISIBLE = "visible"
+    MASK_INFO = "mask_info"
+    SCAN_ID = "scan_id"
