@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoders: unmodified MONAI networks, read at several depths, with or without hidden cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+
+from custom.networks.execution import run_dense, run_masked_dense
+from custom.networks.tracing import trace_features, used_modules
+from custom.networks.visibility import Visibility
+
+PROBE_SIZE = 32
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """All that is needed to build an encoder again: it is saved beside the weights.
+
+    Args:
+        network: dotted path of a class or function that returns the network, e.g. ``monai.networks.nets.resnet18``.
+        arguments: its keyword arguments.
+        features: submodules whose outputs are the feature maps, from fine to coarse, e.g. ``["layer1", "layer2"]``.
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        channel_argument: the name under which ``network`` takes the number of channels.
+    """
+
+    network: str
+    features: Sequence[str]
+    spatial_dims: int
+    in_channels: int = 1
+    channel_argument: str = "in_channels"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Encoder:
+        """Build the encoder with fresh random weights.
+
+        Raises:
+            ValueError: if the network cannot be built, traced or read at the named features.
+        """
+        config = {
+            "_target_": self.network,
+            "spatial_dims": self.spatial_dims,
+            self.channel_argument: self.in_channels,
+            **dict(self.arguments),
+        }
+        network = ConfigParser({"network": config}).get_parsed_content("network")
+        return Encoder(network, self.features, self.spatial_dims, self.in_channels)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the specification as JSON-able values; ``EncoderSpec(**spec.as_dict())`` equals it."""
+        return {**asdict(self), "features": list(self.features), "arguments": dict(self.arguments)}
+
+
+class Encoder(nn.Module):
+    """A network of MONAI, unmodified, that returns feature maps and can be told which cells it may see.
+
+    The network stays the submodule ``network`` with its own parameter names. Its forward pass is traced once; with
+    visible cells, each traced operation follows :mod:`custom.networks.masked_layers`.
+
+    Args:
+        network: the network, 2D or 3D. Parameters that do not lead to a feature map are frozen.
+        features: submodules whose outputs are returned, from fine to coarse.
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+
+    Attributes:
+        channels: channels of each feature map.
+        strides: down-sampling factor of each feature map.
+
+    Raises:
+        ValueError: if a feature is unknown, or the maps do not get coarser by one factor for all axes.
+    """
+
+    def __init__(self, network: nn.Module, features: Sequence[str], spatial_dims: int, in_channels: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self._graph = trace_features(network, features)
+        self._used = used_modules(self._graph)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(self._is_used(name))
+        self.channels, self.strides = self._probe(features)
+
+    def forward(self, image: Tensor, visible: Visibility | Tensor | None = None) -> list[Tensor]:
+        """Return the feature maps, from fine to coarse.
+
+        Args:
+            image: ``[B, C, *spatial]``.
+            visible: boolean ``[B, *grid]`` or ``[B, 1, *grid]``, True = may be seen; None: the plain network.
+
+        Returns:
+            One ``[B, channels, *spatial / stride]`` per feature, zero at hidden positions.
+        """
+        self._check_channels(image)
+        if visible is None:
+            return list(run_dense(self._graph, self.network, image))
+        visibility = visible if isinstance(visible, Visibility) else Visibility(visible, self.spatial_dims)
+        return list(run_masked_dense(self._graph, self.network, image, visibility))
+
+    def plain_state_dict(self) -> dict[str, Tensor]:
+        """Weights under the network's own names, without those that no feature map depends on."""
+        return {name: value for name, value in self.network.state_dict().items() if self._is_used(name)}
+
+    def _is_used(self, name: str) -> bool:
+        return name.rpartition(".")[0] in self._used or name in self._used
+
+    def _check_channels(self, image: Tensor) -> None:
+        if image.ndim != self.spatial_dims + 2 or image.shape[1] != self.in_channels:
+            raise ValueError(
+                f"The encoder takes {self.spatial_dims}D images with {self.in_channels} channels, [B, C, *spatial]; "
+                f"got {tuple(image.shape)}. Set `spatial_dims` and `channels`."
+            )
+
+    @torch.no_grad()
+    def _probe(self, features: Sequence[str]) -> tuple[list[int], list[int]]:
+        training = {module: module.training for module in self.network.modules()}
+        reference = next(self.network.parameters())
+        image = torch.zeros((1, self.in_channels) + (PROBE_SIZE,) * self.spatial_dims).to(reference)
+        maps = run_dense(self._graph, self.network.eval(), image)
+        for module, mode in training.items():
+            module.training = mode
+        strides = [_stride(name, value) for name, value in zip(features, maps, strict=True)]
+        if any(coarse <= fine for fine, coarse in pairwise(strides)):
+            raise ValueError(
+                f"Features must go from fine to coarse, each coarser than the last; got strides {strides}."
+            )
+        return [value.shape[1] for value in maps], strides
+
+
+def _stride(name: str, value: Tensor) -> int:
+    sizes = set(value.shape[2:])
+    if len(sizes) != 1 or PROBE_SIZE % (size := sizes.pop()):
+        raise ValueError(
+            f"Feature {name!r} maps {PROBE_SIZE} voxels to {tuple(value.shape[2:])}: encoders must down-sample all "
+            f"axes by one factor that divides {PROBE_SIZE}."
+        )
+    return PROBE_SIZE // size

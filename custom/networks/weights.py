@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoder weights on disk: `encoder.safetensors` under plain MONAI names, and a JSON file that rebuilds the encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from custom.networks.encoder import Encoder, EncoderSpec
+
+logger = logging.getLogger(__name__)
+
+# A JSON file from elsewhere names the class to build: only these packages are trusted to be built from it.
+TRUSTED_PACKAGES = ("monai.networks.nets.",)
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """How well weights from a file fitted a network."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.matched)} keys matched, {len(self.missing)} missing {_some(self.missing)}, "
+            f"{len(self.unexpected)} unexpected {_some(self.unexpected)}"
+        )
+
+
+def save_encoder(path: str | Path, encoder: Encoder, spec: EncoderSpec, info: Mapping[str, Any] | None = None) -> Path:
+    """Write the weights to ``path`` (safetensors) and everything that rebuilds the encoder to ``path`` with ``.json``.
+
+    Args:
+        path: file to write; its folder is created.
+        encoder: the encoder.
+        spec: how it was built.
+        info: further JSON-able facts to keep (prompt, masking, image size, versions).
+
+    Returns:
+        The path of the weights. Each file is complete or absent: both are written under another name and moved.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().contiguous().cpu() for name, value in encoder.plain_state_dict().items()}
+    _replace(path, lambda target: save_file(weights, target, metadata={"format": "pt"}))
+    record = {"encoder": spec.as_dict(), "sha256": file_hash(path), **(info or {})}
+    _replace(path.with_suffix(".json"), lambda target: Path(target).write_text(json.dumps(record, indent=2) + "\n"))
+    return path
+
+
+def load_encoder(path: str | Path, trusted_packages: Sequence[str] = TRUSTED_PACKAGES) -> Encoder:
+    """Rebuild an encoder from its weights and the JSON file beside them; log which keys matched.
+
+    Args:
+        path: the ``.safetensors`` file.
+        trusted_packages: prefixes of the dotted names that may be built from the JSON file.
+
+    Raises:
+        ValueError: if a file is missing or damaged, the network is not trusted, or no key matches.
+    """
+    spec = EncoderSpec(**encoder_record(path)["encoder"])
+    if not spec.network.startswith(tuple(trusted_packages)):
+        raise ValueError(
+            f"{path}: its JSON file asks to build {spec.network!r}, which is outside {list(trusted_packages)}. If you "
+            "trust the file, load it with load_encoder(path, trusted_packages=[...])."
+        )
+    encoder = spec.build()
+    load_weights(encoder.network, path)
+    return encoder
+
+
+def encoder_record(path: str | Path) -> dict[str, Any]:
+    """Return the JSON record beside an encoder's weights; ValueError if it is missing or damaged."""
+    record_path = Path(path).with_suffix(".json")
+    if not Path(path).is_file() or not record_path.is_file():
+        names = f"{Path(path).name} and {record_path.name}"
+        raise ValueError(f"{path}: an encoder is two files, {names}; pretrain.yaml writes both. One is missing.")
+    try:
+        record: dict[str, Any] = json.loads(record_path.read_text())
+        record["encoder"]["network"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{record_path}: not the record of an encoder ({error}). Run pretrain.yaml again.") from error
+    return record
+
+
+def load_weights(network: nn.Module, path: str | Path) -> KeyReport:
+    """Load weights by name into a plain network, leaving out what does not fit, and report it.
+
+    Args:
+        network: for example ``monai.networks.nets.resnet18(...)``.
+        path: a ``.safetensors`` file, or a ``.pt`` file holding a state dict (read with ``weights_only=True``).
+
+    Returns:
+        Matched, missing and unexpected keys (a key of another shape counts as unexpected).
+
+    Raises:
+        ValueError: if the file cannot be read or nothing matches.
+    """
+    weights = _read(Path(path))
+    own = network.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    report = KeyReport(tuple(fitting), tuple(own.keys() - fitting.keys()), tuple(weights.keys() - fitting.keys()))
+    if not fitting:
+        owner = type(network).__name__
+        raise ValueError(f"{path}: no key fits {owner}: {report}. Are these weights of another network?")
+    network.load_state_dict(fitting, strict=False)
+    logger.info("%s: %s", path, report)
+    return report
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return content.get("model", content)
+    except (OSError, SafetensorError, RuntimeError, EOFError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot be read as weights ({error}). Is the file complete?") from error
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _some(names: Sequence[str], limit: int = 4) -> str:
+    return f"({', '.join(sorted(names)[:limit])}{', …' if len(names) > limit else ''})" if names else ""
