@@ -31,7 +31,7 @@ SMALL = {
         arguments={"conv1_t_stride": 1, "widen_factor": 0.125, "feed_forward": False},
     ),
     "segresnet": EncoderSpec(
-        "monai.networks.nets.SegResNet", [f"down_layers.{level}" for level in range(4)], 2, arguments={"init_filters": 8}
+        "monai.networks.nets.SegResNet", [f"down_layers.{at}" for at in range(4)], 2, arguments={"init_filters": 8}
     ),
     "dynunet": EncoderSpec(
         "monai.networks.nets.DynUNet",

@@ -63,7 +63,9 @@ def test_instance_norm_does_not_depend_on_batch_mates(spatial_dims, generator):
     layer = (nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d)(4, affine=True)
     together = masked_layer(layer, values, visibility)
     for sample in range(3):
-        alone = masked_layer(layer, values[sample : sample + 1], Visibility(visibility.cells[sample : sample + 1], spatial_dims))
+        alone = masked_layer(
+            layer, values[sample : sample + 1], Visibility(visibility.cells[sample : sample + 1], spatial_dims)
+        )
         torch.testing.assert_close(together[sample : sample + 1], alone)
 
 
@@ -86,7 +88,9 @@ def test_average_pool_divides_by_visible_positions():
     assert masked_layer(nn.AdaptiveAvgPool2d(1), values, visibility).item() == 3.0
 
 
-@pytest.mark.parametrize("pool", [nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.MaxPool2d(3, 2, 1)])
+@pytest.mark.parametrize(
+    "pool", [nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.MaxPool2d(3, 2, 1)]
+)
 def test_pooling_with_everything_visible_is_the_plain_layer(pool, generator):
     values = torch.randn(2, 3, 8, 8, generator=generator)
     visibility = Visibility(torch.ones(2, 4, 4, dtype=torch.bool), 2)

@@ -16,16 +16,21 @@ def by_definition(cells: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     result = torch.zeros((len(cells), 1, *size), dtype=torch.bool)
     grid = cells.shape[2:]
     for position in product(*(range(side) for side in size)):
-        spans = [
-            slice(at * g // s, -(-(at + 1) * g // s)) for at, g, s in zip(position, grid, size, strict=True)
-        ]
+        spans = [slice(at * g // s, -(-(at + 1) * g // s)) for at, g, s in zip(position, grid, size, strict=True)]
         result[(slice(None), 0, *position)] = cells[(slice(None), 0, *spans)].flatten(1).any(1)
     return result
 
 
 @pytest.mark.parametrize(
     ("grid", "size"),
-    [((4, 6), (16, 24)), ((4, 6), (4, 6)), ((8, 8), (2, 2)), ((7, 5), (4, 3)), ((4, 4, 2), (8, 8, 4)), ((4, 4, 2), (2, 2, 1))],
+    [
+        ((4, 6), (16, 24)),
+        ((4, 6), (4, 6)),
+        ((8, 8), (2, 2)),
+        ((7, 5), (4, 3)),
+        ((4, 4, 2), (8, 8, 4)),
+        ((4, 4, 2), (2, 2, 1)),
+    ],
 )
 def test_every_resolution_follows_the_definition(grid, size, generator):
     cells = torch.rand((3, 1, *grid), generator=generator) > 0.6

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers for MONAI's Ignite engines."""
+
+from custom.handlers.checkpoint import ResumeTraining, TrainingCheckpoint
+from custom.handlers.export import EncoderExport
+from custom.handlers.gradient_clipping import GradientClipping
+from custom.handlers.history import TrainingHistory, read_history
+from custom.handlers.mask_statistics import MaskStatistics
+from custom.handlers.preview import ReconstructionPreview
+from custom.handlers.report import EpochReport
+from custom.handlers.seeding import EpochSeeding
+
+__all__ = [
+    "EncoderExport",
+    "EpochReport",
+    "EpochSeeding",
+    "GradientClipping",
+    "MaskStatistics",
+    "ReconstructionPreview",
+    "ResumeTraining",
+    "TrainingCheckpoint",
+    "TrainingHistory",
+    "read_history",
+]

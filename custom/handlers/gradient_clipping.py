@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradient clipping for MONAI's trainers."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+
+
+class GradientClipping:
+    """Limit the norm of all gradients together, between the backward pass and the optimizer's step.
+
+    Args:
+        max_norm: largest allowed Euclidean norm (SparK's recipe: 5).
+
+    Raises:
+        ValueError: if ``max_norm`` is not positive.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        if max_norm <= 0:
+            raise ValueError(f"max_norm must be positive, got {max_norm}.")
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Clip after each backward pass of a ``SupervisedTrainer``."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Clip the gradients of the engine's network; mixed precision's scaling is taken back first."""
+        if getattr(engine, "scaler_", None) is not None:
+            engine.scaler_.unscale_(engine.optimizer)
+        torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_norm)

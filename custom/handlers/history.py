@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The course of a training run, kept as a table that survives resuming."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+from torch.optim import Optimizer
+
+
+class TrainingHistory:
+    """Append one row an epoch to a CSV file: epoch, learning rate, and all metrics of trainer and validator.
+
+    The learning rate also becomes a metric of the engine, so that handlers attached later report it. A resumed run
+    keeps the rows up to the epoch that it resumes after; a fresh one starts a new file.
+
+    Args:
+        file: the CSV file.
+        optimizer: source of the learning rate (of its first parameter group).
+        validator: engine whose metrics join the row; None: training metrics only.
+    """
+
+    def __init__(self, file: str | Path, optimizer: Optimizer, validator: Engine | None = None) -> None:
+        self.file = Path(file)
+        self.optimizer = optimizer
+        self.validator = validator
+
+    def attach(self, engine: Engine) -> None:
+        """Start when training starts, append after every epoch."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._append)
+
+    def _start(self, engine: Engine) -> None:
+        rows = read_history(self.file) if engine.state.epoch else []
+        self._write([row for row in rows if int(row["epoch"]) <= engine.state.epoch])
+
+    def _append(self, engine: Engine) -> None:
+        engine.state.metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        metrics = {**(self.validator.state.metrics if self.validator else {}), **engine.state.metrics}
+        row = {"epoch": str(engine.state.epoch), **{name: repr(float(value)) for name, value in metrics.items()}}
+        self._write([*read_history(self.file), row])
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        columns = list(dict.fromkeys(name for row in rows for name in row)) or ["epoch"]
+        with open(temporary, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.file)
+
+
+def read_history(file: str | Path) -> list[dict[str, str]]:
+    """Rows of a history file; empty if there is none."""
+    if not Path(file).is_file():
+        return []
+    with open(file, newline="") as stream:
+        return list(csv.DictReader(stream))

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scan, region, mask and reconstruction, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from monai.utils import ensure_tuple_rep
+from torch import Tensor
+
+from custom.losses import denormalize
+
+HIDDEN_GREY = 0.5
+
+
+class Example(NamedTuple):
+    """One scan as pictures ``[x, y]`` (or ``[x, y, 3]``) in [0, 1]; ``region`` is None where there is none."""
+
+    scan: np.ndarray
+    region: np.ndarray | None
+    masked: np.ndarray
+    reconstruction: np.ndarray
+
+
+def make_example(
+    image: Tensor, visible: Tensor, prediction: Tensor, cell_size: int | Sequence[int], region: Tensor | None = None
+) -> Example:
+    """Prepare one scan for the eye; of a volume, the slice along the last axis with most of the region.
+
+    Hidden cells of the reconstruction are the network's prediction, brought back to grey levels by the true mean and
+    spread of each cell, as is usual for a loss that is normalised per cell: it shows structure, not brightness.
+
+    Args:
+        image: ``[C, *spatial]`` in [0, 1].
+        visible: boolean ``[1, *grid]`` or ``[*grid]``.
+        prediction: ``[C, *spatial]``, normalised per cell.
+        cell_size: in voxels.
+        region: ``[P, *spatial]`` in [0, 1].
+    """
+    spatial_dims = image.ndim - 1
+    sides = ensure_tuple_rep(cell_size, spatial_dims)
+    shown = visible.reshape((1, *visible.shape[-spatial_dims:]))
+    for axis, side in enumerate(sides):
+        shown = shown.repeat_interleave(side, axis + 1)
+    restored = torch.where(shown, image, denormalize(prediction[None].float(), image[None], sides)[0])
+    masked = torch.where(shown, image, torch.full_like(image, HIDDEN_GREY))
+    merged = None if region is None else region.amax(0, keepdim=True)
+    index = _slice_index(image if merged is None else merged)
+    views = [None if part is None else _view(part, index) for part in (image, merged, masked, restored)]
+    return Example(*views)
+
+
+def reconstruction_figure(examples: Sequence[Example], history: Sequence[Mapping[str, str]] = ()) -> Figure:
+    """Draw one row per scan and, given the history, the loss curve below."""
+    rows = len(examples) + (1 if history else 0)
+    figure = Figure(figsize=(9, 2.35 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(rows, 4)
+    for row, example in enumerate(examples):
+        for column, (title, picture) in enumerate(_panels(example)):
+            axes = figure.add_subplot(grid[row, column])
+            axes.set_axis_off()
+            if row == 0:
+                axes.set_title(title, fontsize=10)
+            if picture is not None:
+                axes.imshow(np.swapaxes(picture, 0, 1), cmap="gray", vmin=0, vmax=1)
+    if history:
+        _draw_losses(figure.add_subplot(grid[-1, :]), history)
+    return figure
+
+
+def save_figure(figure: Figure, file: str | Path) -> None:
+    """Write a figure as PNG, creating its folder."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110, format="png")
+
+
+def _panels(example: Example) -> list[tuple[str, np.ndarray | None]]:
+    return [
+        ("scan", example.scan),
+        ("region of the prompt", None if example.region is None else _overlay(example.scan, example.region)),
+        ("what the network sees", example.masked),
+        ("reconstruction", example.reconstruction),
+    ]
+
+
+def _overlay(scan: np.ndarray, region: np.ndarray) -> np.ndarray:
+    colour = scan if scan.ndim == 3 else np.repeat(scan[..., None], 3, axis=-1)
+    weight = 0.6 * np.clip(region, 0, 1)[..., None]
+    return np.clip(colour * (1 - weight) + np.array([1.0, 0.35, 0.1]) * weight, 0, 1)
+
+
+def _draw_losses(axes: "Axes", history: Sequence[Mapping[str, str]]) -> None:  # noqa: F821, UP037
+    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
+        points = [(int(row["epoch"]), float(row[name])) for row in history if row.get(name)]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None, label=label)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss on hidden cells")
+    axes.legend(frameon=False)
+
+
+def _slice_index(volume: Tensor) -> int | None:
+    if volume.ndim < 4:
+        return None
+    mass = volume.sum(dim=(0, 1, 2))
+    return int(mass.argmax())
+
+
+def _view(volume: Tensor, index: int | None) -> np.ndarray:
+    plane = volume if index is None else volume[..., index]
+    picture = plane.detach().float().cpu().numpy()
+    # 3D planes are RAS+: y grows towards the front, which people expect at the top.
+    picture = picture if index is None else picture[:, ::-1, ::-1]
+    return np.moveaxis(picture, 0, -1) if len(picture) == 3 else picture[0]

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the bundle's workflows need beside MONAI's engines."""
+
+from custom.workflows.output import prepare_output_dir
+from custom.workflows.pretraining import MIMPrepareBatch, choose_prompts, parameter_groups
+
+__all__ = ["MIMPrepareBatch", "choose_prompts", "parameter_groups", "prepare_output_dir"]

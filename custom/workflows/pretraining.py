@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The glue between MONAI's trainers and masked image modelling."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.engines import PrepareBatch
+from torch import Tensor, nn
+
+from custom.keys import MIMKeys
+from custom.losses import MIMTarget
+from custom.masking import MaskStrategy
+
+logger = logging.getLogger(__name__)
+
+
+class MIMPrepareBatch(PrepareBatch):
+    """Turn a batch of scans with masks into the network's input, its mask argument and the loss's target."""
+
+    def __call__(
+        self,
+        batchdata: dict[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, MIMTarget, tuple, dict[str, Tensor]]:
+        """Return image ``[B, C, *spatial]``, target, no further arguments, and ``visible`` ``[B, 1, *grid]``."""
+        image = _plain(batchdata[MIMKeys.IMAGE]).to(device, non_blocking=non_blocking, **kwargs)
+        visible = _plain(batchdata[MIMKeys.VISIBLE]).to(device, non_blocking=non_blocking)
+        return image, MIMTarget(image, visible), (), {"visible": visible}
+
+
+def choose_prompts(
+    prompt: str | Sequence[str] | None, items: Sequence[Mapping[str, Any]], strategy: MaskStrategy
+) -> list[str]:
+    """Return the prompts of a run: the user's, or those that come with the scans (phantoms name what they show).
+
+    Args:
+        prompt: one phrase, or a list of phrases; None: take what the scans say.
+        items: datalist entries, possibly with ``prompt``.
+        strategy: the mask strategy.
+
+    Returns:
+        Phrases, without repetition; empty if nothing needs localizing.
+
+    Raises:
+        ValueError: if the strategy needs a region and nobody named one.
+    """
+    given = [prompt] if isinstance(prompt, str) else list(prompt or [])
+    prompts = given or sorted({str(item["prompt"]) for item in items if item.get("prompt")})
+    if not prompts and strategy.needs_region:
+        raise ValueError(
+            f'{type(strategy).__name__} hides what a prompt names: give --prompt "brain tumor" (one phrase or a list), '
+            "or choose --masking random."
+        )
+    return prompts
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters for the optimizer: no weight decay on biases, normalisation and mask tokens (as in SparK).
+
+    Args:
+        network: its parameters without gradient are left out.
+        weight_decay: for all weights of convolutions and linear layers.
+    """
+    decayed, free = [], []
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            is_weight = sum(side > 1 for side in parameter.shape) > 1
+            (decayed if is_weight else free).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.as_tensor() if isinstance(value, MetaTensor) else value

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seeding, history, clipping, mask statistics."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import DataLoader, Dataset
+from monai.transforms import RandScaleIntensityd
+
+from custom.handlers import EpochSeeding, GradientClipping, MaskStatistics, TrainingHistory, read_history
+
+
+def loader(workers: int = 0) -> DataLoader:
+    data = [{"image": torch.ones(1, 2, 2) * value} for value in range(6)]
+    dataset = Dataset(data, RandScaleIntensityd("image", factors=0.5, prob=1.0))
+    return DataLoader(dataset, batch_size=2, shuffle=True, num_workers=workers, generator=torch.Generator())
+
+
+def batches(seed: int, epochs: range, workers: int = 0) -> list[list[float]]:
+    """What each epoch of a process that starts with ``epochs[0]`` gets to see."""
+    seen: list[list[float]] = []
+    data = loader(workers)
+    engine = Engine(lambda engine, batch: seen[-1].extend(batch["image"][:, 0, 0, 0].tolist() + torch.rand(1).tolist()))
+    seeding = EpochSeeding(seed, data)
+    for epoch in epochs:
+        seen.append([])
+        engine.state.epoch = epoch
+        seeding(engine)
+        for batch in data:
+            engine._process_function(engine, batch)
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_depends_on_seed_and_epoch_alone(workers):
+    whole = batches(7, range(1, 5), workers)
+    assert batches(7, range(3, 5), workers) == whole[2:]
+    assert whole[0] != whole[1]
+    assert batches(8, range(1, 2), workers) != whole[:1]
+
+
+def test_seeding_happens_before_the_loader_is_asked():
+    data, seen = loader(), []
+    engine = Engine(lambda engine, batch: seen.append(batch["image"][:, 0, 0, 0].tolist()))
+    EpochSeeding(3, data).attach(engine)
+    engine.run(data, max_epochs=2)
+    torch.rand(5)
+    again, repeated = loader(), []
+    other = Engine(lambda engine, batch: repeated.append(batch["image"][:, 0, 0, 0].tolist()))
+    EpochSeeding(3, again).attach(other)
+    other.run(again, max_epochs=2)
+    assert seen == repeated
+
+
+def test_a_fixed_seed_repeats_and_leaves_torch_alone():
+    data = loader()
+    seeding = EpochSeeding(0, data, fixed=True)
+    engine = SimpleNamespace(state=SimpleNamespace(epoch=1))
+    seeding(engine)
+    state, first = torch.get_rng_state(), [batch["image"] for batch in data]
+    seeding(engine)
+    second = [batch["image"] for batch in data]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_checkpoints_seed_wins(caplog):
+    seeding = EpochSeeding(1, loader())
+    seeding.load_state_dict({"seed": 5})
+    assert seeding.state_dict() == {"seed": 5}
+    assert "seed 1 is ignored" in caplog.text
+
+
+def test_history_is_kept_up_to_the_resumed_epoch(tmp_path):
+    file = tmp_path / "history.csv"
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.25)
+
+    def run(epochs, start=0):
+        engine = Engine(lambda engine, batch: None)
+        TrainingHistory(file, optimizer).attach(engine)
+        engine.state.epoch = start
+        engine.load_state_dict({"epoch": start, "max_epochs": epochs, "epoch_length": 1}) if start else None
+        engine.run([0], max_epochs=epochs)
+
+    run(4)
+    assert [row["epoch"] for row in read_history(file)] == ["1", "2", "3", "4"]
+    run(3, start=2)
+    assert [row["epoch"] for row in read_history(file)] == ["1", "2", "3"]
+    run(1)
+    assert read_history(file) == [{"epoch": "1", "learning_rate": "0.25"}]
+
+
+def test_gradients_are_clipped_to_the_norm():
+    network = torch.nn.Linear(2, 1, bias=False)
+    network.weight.grad = torch.tensor([[3.0, 4.0]])
+    GradientClipping(1.0)(SimpleNamespace(network=network))
+    torch.testing.assert_close(network.weight.grad, torch.tensor([[0.6, 0.8]]))
+    with pytest.raises(ValueError, match="must be positive"):
+        GradientClipping(0)
+
+
+def test_ratios_are_averaged_over_the_scans_that_have_them(caplog):
+    info = {
+        "hidden_ratio": [0.4, 0.6],
+        "region_share": [0.0, 0.5],
+        "region_hidden_ratio": [0.0, 0.8],
+        "background_hidden_ratio": [0.4, 0.4],
+        "fallback": [1.0, 0.0],
+    }
+    engine = Engine(lambda engine, batch: None)
+    MaskStatistics().attach(engine)
+    engine.run([{"mask_info": {name: torch.tensor(value) for name, value in info.items()}}] * 3, max_epochs=1)
+    expected = {"hidden_ratio": 0.5, "region_share": 0.25, "region_hidden_ratio": 0.8}
+    expected |= {"background_hidden_ratio": 0.4, "fallback_share": 0.5}
+    assert engine.state.metrics == pytest.approx(expected)
+    assert "50.0 %" in caplog.text
