@@ -17,7 +17,7 @@ def read_image(path: Path) -> Array:
     """Read a phantom's image or label map as `[x, y]` or `[x, y, z]`."""
     if path.suffix == ".png":
         return np.asarray(Image.open(path)).T
-    return np.squeeze(np.asanyarray(nib.load(path).dataobj))
+    return np.squeeze(np.asanyarray(nib.Nifti1Image.from_filename(path).dataobj))
 
 
 def histogram_baseline(folder: str | Path, bins: int = 64) -> float:

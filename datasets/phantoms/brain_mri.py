@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.phantoms.fields import Array, band_noise, bias_field, point_spread, rician, smooth_field
+from datasets.phantoms.fields import Array, band_noise, bias_field, rician, smooth_field
 from datasets.phantoms.shapes import Canvas, Grid, Pose, capsule
 
 FIELD_OF_VIEW = 230.0  # mm
@@ -155,6 +155,6 @@ def paint_head(rng: np.random.Generator, grid: Grid) -> tuple[Canvas, Contrast, 
 
 
 def scan_head(rng: np.random.Generator, signal: Array) -> Array:
-    """MR scanner: blur, coil field and Rician noise; returns signal around 0 to 1."""
-    blurred = point_spread(signal, 0.55) * bias_field(rng, signal.shape, rng.uniform(0.1, 0.4))
-    return rician(rng, blurred, rng.uniform(0.015, 0.035))
+    """MR scanner: coil field and Rician noise; returns signal around 0 to 1."""
+    received = signal * bias_field(rng, signal.shape, rng.uniform(0.1, 0.4))
+    return rician(rng, received, rng.uniform(0.015, 0.035))

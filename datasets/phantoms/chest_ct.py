@@ -185,9 +185,8 @@ def paint_chest(rng: np.random.Generator, grid: Grid, table: bool = True) -> Can
 
 
 def scan_chest(rng: np.random.Generator, hounsfield: Array) -> Array:
-    """CT scanner: blur and noise that is a little correlated and stronger behind dense tissue; HU in, HU out."""
-    blurred = point_spread(hounsfield, 0.5)
+    """CT scanner: noise that is a little correlated and stronger behind dense tissue; HU in, HU out."""
     grain = point_spread(rng.standard_normal(hounsfield.shape).astype(np.float32), 0.4)
     grain /= max(float(grain.std()), 1e-6)
-    dense = point_spread(np.clip(blurred + 1000, 0, 2000) / 1000, 6.0)
-    return blurred + rng.uniform(14, 30) * np.sqrt(0.3 + dense) * grain
+    dense = point_spread(np.clip(hounsfield + 1000, 0, 2000) / 1000, 6.0)
+    return hounsfield + rng.uniform(14, 30) * np.sqrt(0.3 + dense) * grain

@@ -44,7 +44,7 @@ def project(canvas: Canvas) -> tuple[Array, Array]:
 def scan_xray(rng: np.random.Generator, attenuation: Array) -> Array:
     """Detector: scatter, photon noise and the usual window; returns grey levels 0 to 255, dense tissue bright."""
     photons = rng.uniform(1.5e4, 4e4)
-    arrived = photons * np.exp(-point_spread(attenuation, 0.45))
+    arrived = photons * np.exp(-attenuation)
     arrived = 0.85 * arrived + 0.15 * point_spread(arrived, 6.0)
     counted = np.maximum(rng.poisson(arrived), 1)
     film = -np.log(counted / photons)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from datasets.phantoms import brain_mri, chest_ct, chest_xray
-from datasets.phantoms.fields import Array
+from datasets.phantoms.fields import Array, point_spread
 from datasets.phantoms.lesions import Lesion, Outline, draw_lesion, place_lesion
 
 KINDS = MappingProxyType({"brain_mri": (2, 3), "chest_ct": (2, 3), "chest_xray": (2,)})
@@ -134,7 +134,11 @@ def full_size(kind: str, spatial_dims: int, size: int | Sequence[int] | None = N
 
 @dataclass
 class _Scene:
-    """A patient on the final grid, before the lesion and the scanner; `allowed` is where a lesion may lie."""
+    """A patient on the final grid, blurred by the scanner, without lesion and noise.
+
+    The lesion is laid in after the blur: blurred, its outline's length would show in the grey levels.
+    `allowed` is where it may lie.
+    """
 
     image: Array
     codes: Array
@@ -167,7 +171,7 @@ def _brain(rng: np.random.Generator, dims: int, size: tuple[int, ...], outline: 
     grid = brain_mri.head_grid(dims, size, rng)
     canvas, contrast, cerebrum = brain_mri.paint_head(rng, grid)
     scene = _Scene(
-        _squeeze(canvas.image, dims),
+        point_spread(_squeeze(canvas.image, dims), 0.55),
         _squeeze(canvas.codes, dims),
         _axes([grid.ticks(a) for a in range(dims)]),
         _squeeze(cerebrum, dims),
@@ -203,7 +207,8 @@ def _chest(rng: np.random.Generator, dims: int, size: tuple[int, ...], outline: 
     canvas = chest_ct.paint_chest(rng, grid)
     codes = _squeeze(canvas.codes, dims)
     points = _axes([grid.ticks(a) for a in range(dims)])
-    scene = _Scene(_squeeze(canvas.image, dims), codes, points, _one_lung(rng, codes), grid.spacing[:dims])
+    blurred = point_spread(_squeeze(canvas.image, dims), 0.5)
+    scene = _Scene(blurred, codes, points, _one_lung(rng, codes), grid.spacing[:dims])
     lesion = _add_lesion(rng, scene, outline, SPECS["chest_ct"].radius[dims])
     scene.image[lesion.mask] = (rng.uniform(-420, -340) + rng.uniform(390, 450) * lesion.level)[lesion.mask]
     _mark_nodule(scene, lesion)
@@ -214,7 +219,8 @@ def _radiograph(rng: np.random.Generator, dims: int, size: tuple[int, ...], outl
     grid = chest_xray.xray_grid(size)
     attenuation, codes = chest_xray.project(chest_ct.paint_chest(rng, grid, table=False))
     points = _axes([grid.ticks(0), grid.ticks(2)])
-    scene = _Scene(attenuation, codes, points, _one_lung(rng, codes), (grid.spacing[0], grid.spacing[2]))
+    spacing = (grid.spacing[0], grid.spacing[2])
+    scene = _Scene(point_spread(attenuation, 0.45), codes, points, _one_lung(rng, codes), spacing)
     lesion = _add_lesion(rng, scene, outline, SPECS["chest_xray"].radius[dims])
     # the lesion's level stands for its depth along the ray
     scene.image[lesion.mask] += chest_xray.WATER * rng.uniform(38, 50) * (0.25 + 0.75 * lesion.level[lesion.mask])

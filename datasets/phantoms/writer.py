@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -112,7 +113,7 @@ def _remove_stale(folder: Path) -> None:
 
 
 def _publish(fresh: Path, folder: Path, old: Path, parameters: dict[str, Any]) -> None:
-    if folder.exists():
+    with contextlib.suppress(FileNotFoundError):
         os.replace(folder, old)
     try:
         os.replace(fresh, folder)
@@ -140,7 +141,7 @@ def _write_all(folder: Path, parameters: dict[str, Any]) -> None:
     accuracy = histogram_baseline(folder)
     message = "Classes of %s told apart by grey-level histograms alone: test accuracy %.2f, chance %.2f"
     logger.info(message, kind, accuracy, 1 / len(spec.classes))
-    record = {"parameters": parameters, "classes": sorted(spec.classes), "prompt": spec.prompt}
+    record: dict[str, Any] = {"parameters": parameters, "classes": sorted(spec.classes), "prompt": spec.prompt}
     record["histogram_accuracy"] = None if np.isnan(accuracy) else round(accuracy, 4)
     _write_json(folder / RECORD, record)
 
