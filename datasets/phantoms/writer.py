@@ -139,10 +139,12 @@ def _write_all(folder: Path, parameters: dict[str, Any]) -> None:
             pairs = [(row, p) for row, p in zip(rows, phantoms, strict=True) if row["split"] == split]
             _write_json(folder / f"coco_{split}.json", _coco(pairs))
     accuracy = histogram_baseline(folder)
-    message = "Classes of %s told apart by grey-level histograms alone: test accuracy %.2f, chance %.2f"
-    logger.info(message, kind, accuracy, 1 / len(spec.classes))
+    tested = parameters["counts"]["test"]
+    message = "Classes of %s told apart by grey-level histograms alone: accuracy %.2f on %d test scans, chance %.2f"
+    logger.info(message, kind, accuracy, tested, 1 / len(spec.classes))
     record: dict[str, Any] = {"parameters": parameters, "classes": sorted(spec.classes), "prompt": spec.prompt}
     record["histogram_accuracy"] = None if np.isnan(accuracy) else round(accuracy, 4)
+    record["histogram_test_scans"] = tested  # a handful of scans scatters widely around chance
     _write_json(folder / RECORD, record)
 
 
