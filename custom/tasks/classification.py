@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classification from a pretrained encoder: fit, choose on val, test once, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import monai
+import numpy as np
+import torch
+from monai.engines import Trainer
+
+from custom.metrics import FIGURES, classification_report
+from custom.tasks.collect import Collected, collect
+from custom.tasks.results import BestModel, write_atomically, write_json, write_table
+from custom.visual.confusion import confusion_figure
+
+logger = logging.getLogger(__name__)
+
+
+class Method(Protocol):
+    """A way to fit a classifier; leaves the best network, by the validation scans, in ``model`` and its file."""
+
+    name: str
+    model: BestModel
+
+    def fit(self) -> dict[str, Any]:
+        """Fit, and return facts to report."""
+
+
+class FineTuning:
+    """Train the whole network with a MONAI trainer and go back to its best validation.
+
+    Args:
+        model: also a handler of the trainer's evaluator, which saves the best network.
+        trainer: the trainer, validated by a ``ValidationHandler``.
+        evaluator: that handler's evaluator.
+    """
+
+    name = "fine-tuning"
+
+    def __init__(self, model: BestModel, trainer: Trainer, evaluator: Any) -> None:
+        self.model = model
+        self.trainer = trainer
+        self.evaluator = evaluator
+
+    def fit(self) -> dict[str, Any]:
+        """Train; return the number of epochs, the best one and its key metric."""
+        self.model.discard()
+        self.trainer.run()
+        if not self.model.file.is_file():
+            raise ValueError(
+                f"No validation took place in {self.trainer.state.max_epochs} epochs, so that no epoch can be chosen. "
+                "Set --val_interval to at most --max_epochs."
+            )
+        self.model.restore()
+        state = self.evaluator.state
+        epoch, score = state.best_metric_epoch, float(state.best_metric)
+        logger.info("Best epoch: %d, %s on val %.3f.", epoch, state.key_metric_name, score)
+        return {"epochs": self.trainer.state.max_epochs, "best_epoch": epoch, "best_val_score": score}
+
+
+class ClassificationRun:
+    """Fit by a method, then evaluate val and test once and write what was found.
+
+    Writes ``metrics.json``, ``predictions.csv`` and ``confusion_matrix.png`` into ``output_dir``.
+
+    Args:
+        method: how to fit.
+        loaders: "val" and "test" -> loader, in a fixed order.
+        classes: names of the classes.
+        facts: JSON-able facts of the run for ``metrics.json`` (task, dataset, seed, encoder, ...).
+        output_dir: where the files go.
+        groups: patient of each scan, by scan id; the bootstrap then draws patients.
+        device: where the network runs.
+        amp: mixed precision.
+        resamples: draws of the bootstrap.
+        seed: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        loaders: Mapping[str, Iterable],
+        classes: Sequence[str],
+        facts: Mapping[str, Any],
+        output_dir: str | Path,
+        groups: Mapping[str, Any] | None = None,
+        device: torch.device | str = "cpu",
+        amp: bool = False,
+        resamples: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.method = method
+        self.loaders = dict(loaders)
+        self.classes = list(classes)
+        self.facts = dict(facts)
+        self.output_dir = Path(output_dir)
+        self.groups = groups
+        self.device, self.amp = device, amp
+        self.resamples, self.seed = resamples, seed
+
+    def run(self) -> dict[str, Any]:
+        """Do all of it; return the content of ``metrics.json``."""
+        fit = self.method.fit()
+        network = self.method.model.network.eval()
+        found = {
+            split: collect(lambda image: network(image).float().softmax(dim=1), loader, self.device, self.amp, split)
+            for split, loader in self.loaders.items()
+        }
+        reports = {split: self._report(result) for split, result in found.items()}
+        metrics = {**self.facts, "method": self.method.name, "classes": self.classes, "fit": fit, **reports}
+        metrics["versions"] = {"torch": torch.__version__, "monai": monai.__version__, "numpy": np.__version__}
+        self._write(metrics, found)
+        self._tell(metrics)
+        return metrics
+
+    def _report(self, result: Collected) -> dict[str, Any]:
+        groups = None if self.groups is None else [self.groups[name] for name in result.scan_ids]
+        return classification_report(
+            result.values, result.labels, self.classes, groups, resamples=self.resamples, seed=self.seed
+        )
+
+    def _write(self, metrics: dict[str, Any], found: dict[str, Collected]) -> None:
+        rows = [row for split, result in found.items() for row in self._rows(split, result)]
+        write_table(self.output_dir / "predictions.csv", rows)
+        splits = {split: metrics[split]["confusion_matrix"] for split in found}
+        figure = confusion_figure(splits, self.classes)
+        write_atomically(self.output_dir / "confusion_matrix.png", lambda target: figure.savefig(target, format="png"))
+        write_json(self.output_dir / "metrics.json", metrics)
+
+    def _rows(self, split: str, result: Collected) -> list[dict[str, Any]]:
+        return [
+            {
+                "split": split,
+                "scan_id": name,
+                "label": self.classes[label],
+                "predicted": self.classes[values.argmax()],
+                **{f"p({known})": f"{value:.6f}" for known, value in zip(self.classes, values, strict=True)},
+            }
+            for name, label, values in zip(result.scan_ids, result.labels, result.values, strict=True)
+        ]
+
+    def _tell(self, metrics: dict[str, Any]) -> None:
+        test = metrics["test"]
+        figures = ", ".join(f"{name.replace('_', ' ')} {_with_interval(test, name)}" for name in FIGURES)
+        logger.info("Test, %d scans: %s.", test["num_scans"], figures)
+        logger.info(
+            "Written: metrics.json, predictions.csv and confusion_matrix.png in %s. Next: the same command %s and with "
+            "other values of --seed, to see what the pretraining is worth.",
+            self.output_dir,
+            "without --encoder" if metrics.get("encoder") else "with --encoder <output of pretrain.yaml>",
+        )
+
+
+def _with_interval(report: Mapping[str, Any], name: str) -> str:
+    if report[name] is None:
+        return "undefined"
+    low, high = report["intervals"][name]
+    return f"{report[name]:.3f} [{low:.3f}, {high:.3f}]"
