@@ -61,14 +61,14 @@ def classify(configs: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(configs.parents[1])
 
     def run(output: str = "out", **overrides: object) -> dict:
-        arguments = {"dataset_dir": str(scans), "backbone": "resnet18_narrow", "image_size": [SIZE, SIZE], "max_epochs": 2, "resamples": 20}
+        quick = {"backbone": "resnet18_narrow", "image_size": [SIZE, SIZE], "max_epochs": 2, "resamples": 20}
         workflow = ConfigWorkflow(
             str(configs / "classify.yaml"),
             logging_file=False,
             workflow_type="train",
             output_dir=str(tmp_path / output),
             device=torch.device("cpu"),
-            **{**arguments, **overrides},
+            **{"dataset_dir": str(scans), **quick, **overrides},
         )
         workflow.initialize()
         assert workflow.check_properties() == []

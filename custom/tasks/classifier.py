@@ -79,6 +79,6 @@ def build_encoder(path: str | Path | None, spec: EncoderSpec) -> Encoder:
         spec: what to build from scratch.
     """
     if path is None:
-        logger.info("No --encoder: training %s from scratch.", spec.network)
+        logger.info("No --encoder: %s starts from random weights.", spec.network)
         return spec.build()
     return load_encoder(path)
