@@ -64,12 +64,12 @@ def flat_coverage(coverage: Tensor) -> Tensor:
             "predicted from the rest. Use smaller cells or larger images."
         )
     # A comparison with NaN is False, so this refuses NaN as well.
-    if not bool(((flat >= 0) & (flat <= 1 + 1e-6)).all()):
+    if not bool(((flat >= -1e-6) & (flat <= 1 + 1e-6)).all()):
         raise ValueError(
             f"A coverage must lie in [0, 1], received values from {float(flat.min())} to {float(flat.max())}. "
             "Check the localizer's map: it must hold probabilities."
         )
-    return flat
+    return flat.clamp(0, 1)
 
 
 def region_cells(coverage: Tensor, threshold: float = DEFAULT_THRESHOLD) -> Tensor:

@@ -145,7 +145,7 @@ class RegionMasking:
         return torch.where(b >= 0, 2 * c / (b + root).clamp_min(_EXTREME), (root - b) / (2 * a or 1.0))
 
     def _keep_probability(self, coverage: Tensor) -> Tensor:
-        return 1 - (self.background_ratio + coverage.clamp(max=1) * (self.region_ratio - self.background_ratio))
+        return 1 - (self.background_ratio + coverage * (self.region_ratio - self.background_ratio))
 
 
 class RegionMatchedRandom(RegionMasking):
