@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is learned from: readers of scan folders, generated phantoms, public sets."""
+"""Scans to learn from: lists of scans from many kinds of folders, reading, caching, generated phantoms."""
 
 from datasets.datalist import Datalist, load_datalist
 from datasets.errors import ScanError

@@ -1,35 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a folder of scans, in any of the known layouts, to a MONAI datalist."""
+"""`load_datalist`: one list of scans from any of the accepted folders."""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets.decoding import scan_dims
 from datasets.errors import ScanError
-from datasets.loading import dimensions_of
-from datasets.readers import class_folders, decathlon, dicom, manifest, plain
+from datasets.readers.class_folders import label_by_folders
+from datasets.readers.decathlon import read_decathlon
+from datasets.readers.manifest import SPLITS, read_manifest
+from datasets.readers.paths import no_scans
+from datasets.readers.plain import scans_below
 
 logger = logging.getLogger(__name__)
 
-PHANTOM_PREFIX = "phantom:"
-SPLITS = ("train", "val", "test")
-# The order matters: a folder with a manifest may also look like a folder of class folders.
-LAYOUTS = (manifest, decathlon, class_folders, dicom, plain)
+_PHANTOM = re.compile(r"phantom:(?P<kind>\w+)_(?P<dims>[23])d")
 
 
 @dataclass(frozen=True)
 class Datalist:
-    """The scans of a dataset.
+    """The scans of a data set.
 
-    - ``root``: the folder; ``layout``: how it was read.
-    - ``items``: one dictionary a scan: ``image`` (absolute path; the folder of a DICOM series, with ``series_uid``),
-      ``scan_id`` (path below the root, unique), ``split``, and where known ``label`` (index into ``classes``),
-      ``label_name``, ``group``, ``mask`` (path), ``boxes`` (``[x, y, w, h]`` in pixels), ``prompt``.
-    - ``classes``: label names, sorted.
-    - ``spatial_dims``: 2 or 3, of the first scan that can be read.
+    Attributes:
+        root: its folder.
+        layout: how the folder was read: "manifest", "decathlon", "class folders", ...
+        items: one dictionary a scan: ``image`` (absolute path; a DICOM series has its folder, and ``series_uid``),
+            ``scan_id`` (path relative to root, unique), ``split``, and where known ``label`` (index into classes),
+            ``label_name``, ``group`` (patient), ``mask`` (absolute path), ``boxes`` (``[x, y, width, height]`` in
+            pixels) and ``prompt``.
+        classes: names, sorted.
+        spatial_dims: 2 or 3, found from the first readable scan.
     """
 
     root: Path
@@ -39,79 +46,88 @@ class Datalist:
     spatial_dims: int
 
     def split(self, name: str) -> list[dict[str, Any]]:
-        """Return the scans of ``train``, ``val`` or ``test``, or of ``all``.
+        """Items of the split "train", "val" or "test"; empty if it has none."""
+        if name not in SPLITS:
+            raise ValueError(f"Unknown split {name!r}; known: {', '.join(SPLITS)}.")
+        return [item for item in self.items if item["split"] == name]
+
+    def require(self, name: str, minimum: int = 1) -> list[dict[str, Any]]:
+        """Items of a split.
 
         Raises:
-            ValueError: if the name is another one.
+            ScanError: if there are fewer than `minimum`.
         """
-        if name != "all" and name not in SPLITS:
-            raise ValueError(f"A split is one of {', '.join(SPLITS)} or all, got {name!r}.")
-        return [dict(item) for item in self.items if name in ("all", item["split"])]
+        items = self.split(name)
+        if len(items) < minimum:
+            counts = ", ".join(f"{split} {len(self.split(split))}" for split in SPLITS)
+            problem = f"{minimum} scans are needed in the split {name!r}, found {len(items)} ({counts})"
+            raise ScanError(self.root, problem, "Set the column `split` of a manifest.csv, or use folders train/val/test.")
+        return items
 
 
 def load_datalist(
-    dataset_dir: str | Path, *, label_column: str = "label", seed: int = 0, phantom_root: str | Path = "phantoms"
+    dataset_dir: str | Path,
+    *,
+    label_column: str = "label",
+    seed: int = 0,
+    phantom_root: str | Path = "phantoms",
 ) -> Datalist:
-    """Read the layout of a dataset.
+    """List the scans of a folder.
+
+    The first that fits is taken: ``manifest.csv``; a Decathlon ``dataset.json``; folders of splits or classes; a plain
+    folder of scans; a folder of DICOM series. See `datasets.readers` for each.
 
     Args:
-        dataset_dir: a folder with ``manifest.csv``, a folder with a MONAI/Decathlon ``dataset.json``, a folder of class
-            folders (below ``train``, ``val``, ``test`` or not), a folder of DICOM series, a plain folder of images; or
-            ``phantom:<kind>_<2d|3d>``, generated on first use.
-        label_column: column of the manifest that holds the class.
-        seed: of the split of class folders that have none.
-        phantom_root: where phantoms are kept.
+        dataset_dir: the folder, or "phantom:<kind>_<2d|3d>" for generated scans, made on first use.
+        label_column: manifest column with the class names.
+        seed: of the split of class folders without splits.
+        phantom_root: where generated scans are kept.
 
     Raises:
-        ScanError: if there is no such folder, nothing readable in it, or an entry is wrong; it names the file.
+        ScanError: no such folder, no scan in it, or a list with a mistake.
+        ValueError: an unknown phantom.
     """
-    root = _resolve(str(dataset_dir), phantom_root)
-    for reader in LAYOUTS:
-        if reader.matches(root):
-            items = reader.read(root, label_column=label_column, seed=seed)
-            break
+    root = _root(dataset_dir, phantom_root)
+    if (root / "manifest.csv").is_file():
+        layout, items = "manifest", read_manifest(root, label_column)
+    elif (root / "dataset.json").is_file():
+        layout, items = "decathlon", read_decathlon(root)
     else:
-        raise ScanError(root, "no scans found", f"Accepted: {plain.ACCEPTED}; see 'Your own scans' in the README")
-    _require_unique(root, items)
-    classes = sorted({item["label_name"] for item in items if item.get("label_name") is not None})
+        items = scans_below(root, root)
+        if not items:
+            raise no_scans(root)
+        layout = label_by_folders(items, seed)
+    classes = sorted({item["label_name"] for item in items if "label_name" in item})
     for item in items:
-        if item.get("label_name") is not None:
+        if "label_name" in item:
             item["label"] = classes.index(item["label_name"])
-    layout = reader.__name__.rpartition(".")[2]
-    logger.info("%s: %d scans (%s), %d classes.", root, len(items), layout, len(classes))
-    return Datalist(root, layout, items, classes, _spatial_dims(root, items))
+    datalist = Datalist(root, layout, items, classes, _first_dims(items))
+    counts = Counter(item["split"] for item in items)
+    described = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+    logger.info("%s: %s, %dD, %s, classes %s", root, layout, datalist.spatial_dims, described, classes or "none")
+    return datalist
 
 
-def _resolve(dataset_dir: str, phantom_root: str | Path) -> Path:
-    if dataset_dir.startswith(PHANTOM_PREFIX):
+def _root(dataset_dir: str | Path, phantom_root: str | Path) -> Path:
+    if str(dataset_dir).startswith("phantom:"):
+        match = _PHANTOM.fullmatch(str(dataset_dir))
+        if match is None:
+            raise ValueError(f"Unknown phantom {dataset_dir!r}; write for example phantom:brain_mri_2d.")
         from datasets.phantoms import ensure_phantoms
 
-        name = dataset_dir.removeprefix(PHANTOM_PREFIX)
-        kind, _, dims = name.rpartition("_")
-        if dims not in ("2d", "3d"):
-            raise ScanError(dataset_dir, "not the name of a phantom", "Write phantom:<kind>_<2d|3d>, e.g. brain_mri_2d")
-        return ensure_phantoms(kind, int(dims[0]), phantom_root).resolve()
-    root = Path(dataset_dir)
+        return Path(ensure_phantoms(match["kind"], int(match["dims"]), root=phantom_root)).absolute()
+    root = Path(dataset_dir).expanduser().absolute()
     if not root.is_dir():
-        raise ScanError(root, "no such folder", "Give a folder of scans with --dataset_dir")
-    return root.resolve()
+        problem = "it is a file" if root.exists() else "the folder does not exist"
+        raise ScanError(root, problem, "Set --dataset_dir to a folder of scans.")
+    return root
 
 
-def _require_unique(root: Path, items: list[dict[str, Any]]) -> None:
-    seen: set[str] = set()
+def _first_dims(items: Sequence[dict[str, Any]]) -> int:
+    first: ScanError | None = None
     for item in items:
-        if item["scan_id"] in seen:
-            raise ScanError(root / item["scan_id"], "listed twice", "Keep one of the two entries")
-        seen.add(item["scan_id"])
-
-
-def _spatial_dims(root: Path, items: list[dict[str, Any]]) -> int:
-    errors = []
-    for item in items[:20]:
         try:
-            return dimensions_of(item)
+            return scan_dims(item["image"], item.get("series_uid"))
         except ScanError as error:
-            errors.append(error)
-    if not errors:
-        raise ScanError(root, "no scans listed", "The list of scans is empty")
-    raise errors[0]
+            first = first or error
+    raise first or ValueError("No items.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error of everything that reads scans: which file, what is wrong, what to do."""
+"""The one error of this package: a file or folder that cannot be used, and what to do about it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from pathlib import Path
 
 
 class ScanError(ValueError):
-    """A file or folder that cannot be used.
+    """A scan, manifest or folder that cannot be used.
 
     Args:
         path: the file or folder.
         problem: what is wrong with it.
-        remedy: what the user can do.
+        remedy: what the user can do, one sentence with its full stop.
     """
 
-    def __init__(self, path: str | Path, problem: str, remedy: str) -> None:
-        super().__init__(f"{path}: {problem}. {remedy}")
-        self.path = str(path)
-        self.problem = problem
-        self.remedy = remedy
+    # Defaults, because a DataLoader rebuilds a worker's exception from its message alone.
+    def __init__(self, path: str | Path, problem: str = "", remedy: str = "") -> None:
+        self.path, self.problem, self.remedy = str(path), problem, remedy
+        super().__init__(f"{path}: {problem}. {remedy}".rstrip() if problem else str(path))
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        # Exceptions are rebuilt from their arguments when a DataLoader worker hands them over.
+    def __reduce__(self) -> tuple[type[ScanError], tuple[str, str, str]]:
         return type(self), (self.path, self.problem, self.remedy)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a path to a scan in memory: one orientation, one number of channels, or an error that names the file."""
+"""`LoadScand`: from a path to a channel-first tensor in a known orientation, or an error that names the file."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,36 +12,47 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Orientation, Spacing
+from monai.utils import ensure_tuple
 
+from datasets.decoding import RawScan, read_scan
 from datasets.errors import ScanError
-from datasets.files import RawScan, read_file
 
 logger = logging.getLogger(__name__)
 
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colour to grey
+# A slice is turned as it is looked at: x towards the patient's left (or back), y towards the back (or feet). With the
+# axis across the slice dropped, one code does this for axial, coronal and sagittal slices.
+_SLICE_ORIENTATION = "LPI"
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts to grey
+_SKIP = "or leave the scan out (--skip_bad true)"
 
 
 class LoadScand(MapTransform):
-    """Load scans as ``[channels, *spatial]`` float32 with affine; intensities are not rescaled (HU stays HU).
+    """Read scans: path to ``MetaTensor[channels, *spatial]``, float32, with grey levels as stored.
 
-    - Volumes are turned to RAS+ (``orientation``) and, if asked, resampled. Pictures and single slices stay as they
-      are: axis 0 points to the right of the picture, axis 1 down.
-    - A last axis of length one is dropped. Series of volumes (4D, multi-frame) are refused unless ``frame`` picks one.
-    - ``channels`` 1: colour becomes luminance; 3: grey is repeated.
+    Volumes are turned to ``orientation``. Slices ``[X, Y]`` of a format that knows the patient (NIfTI, NRRD, DICOM) are
+    turned as one looks at them: the patient's right, or front, at low x. Pictures (PNG, JPEG) stay as they are, x to the
+    right and y down. Rules for the unusual:
+
+    - 4D, vector and multi-frame files raise unless ``frame`` chooses one; axes of length 1 behind Z are dropped.
+    - Colour becomes luminance for one channel; grey is repeated for three; transparent parts become black.
+    - A single slice is a 2D scan, never a volume; a volume is never a 2D scan.
+    - NaN and infinite values raise; a constant image is logged as a warning.
 
     Args:
-        keys: of the images; each entry is a path. ``series_uid`` beside it chooses a DICOM series of a folder.
+        keys: of the images, which hold paths. ``data["series_uid"]`` names the series where the path is a folder.
         spatial_dims: 2 or 3.
         channels: 1 or 3.
-        orientation: of volumes, three letters; None: as stored.
-        spacing: voxel size in mm to resample volumes to; None: as stored.
-        interpolation: of resampling.
-        frame: which volume of a series of volumes.
-        label_keys: of label maps: integer codes, nearest neighbour, same shape as the first image.
-        allow_missing_keys: pass over keys that an item lacks.
+        orientation: axis codes of volumes; None leaves volumes and slices as they are stored.
+        spacing: voxel size in millimetres, one number or one an axis; None keeps the scan's own.
+        interpolation: of images when ``spacing`` asks for resampling: "bilinear" or "nearest".
+        allow_missing_keys: whether data without some of the keys is passed on.
+        label_keys: of label maps: int32, one channel, nearest neighbour, codes as stored. They are turned and resampled
+            like the images, with whose shape and place theirs must agree.
+        frame: which volume (or frame, component, counted from 0) of files that hold several.
 
     Raises:
-        ScanError: (when called) if a file cannot be read or does not have the asked-for form.
+        ScanError: by the call, with the file, the problem and a remedy.
+        ValueError: arguments out of range.
     """
 
     def __init__(
@@ -51,101 +61,159 @@ class LoadScand(MapTransform):
         spatial_dims: int = 2,
         channels: int = 1,
         orientation: str | None = "RAS",
-        spacing: Sequence[float] | None = None,
+        spacing: float | Sequence[float] | None = None,
         interpolation: str = "bilinear",
-        frame: int | None = None,
-        label_keys: KeysCollection = (),
         allow_missing_keys: bool = False,
+        label_keys: KeysCollection | None = None,
+        frame: int | None = None,
     ) -> None:
-        if spatial_dims not in (2, 3) or channels not in (1, 3):
-            raise ValueError(f"spatial_dims is 2 or 3 and channels 1 or 3, got {spatial_dims} and {channels}.")
         super().__init__(keys, allow_missing_keys)
-        self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)
-        self.spatial_dims = spatial_dims
-        self.channels = channels
-        self.orientation = orientation if spatial_dims == 3 else None
-        self.spacing = spacing if spatial_dims == 3 else None
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, received {spatial_dims!r}.")
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels!r}.")
+        if frame is not None and frame < 0:
+            raise ValueError(f"frame counts from 0, received {frame!r}.")
+        self.spatial_dims, self.channels, self.frame = spatial_dims, channels, frame
+        self.spacing = _full_spacing(spacing, spatial_dims)
         self.interpolation = interpolation
-        self.frame = frame
+        self.label_keys: tuple[Hashable, ...] = ensure_tuple(label_keys) if label_keys is not None else ()
+        axes = orientation if spatial_dims == 3 else orientation and _SLICE_ORIENTATION
+        self.turn = Orientation(axcodes=axes, labels=(("L", "R"), ("P", "A"), ("I", "S"))) if axes else None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace paths by scans."""
+        """Return the data with its paths replaced by tensors."""
         result = dict(data)
+        reference: MetaTensor | None = None
         for key in self.key_iterator(result):
-            result[key] = self._load(result[key], result.get("series_uid"), label=False)
+            path, uid = result[key], result.get("series_uid")
+            stored = self._in_space(path, read_scan(path, uid), self._image_values)
+            reference = stored if reference is None else reference
+            result[key] = self._finish(path, stored, self.interpolation).float()
         for key in self.label_keys:
-            if key in result:
-                result[key] = self._load(result[key], None, label=True)
-                _require_same_shape(result[key], result[self.keys[0]])
+            if key not in result and self.allow_missing_keys:
+                continue
+            path = result[key]
+            stored = self._in_space(path, read_scan(path, codes=True), _label_values)
+            if reference is not None:
+                _check_agreement(path, stored, reference)
+            result[key] = self._finish(path, stored, "nearest").round().to(torch.int32)
         return result
 
-    def _load(self, path: str | Path, series_uid: str | None, label: bool) -> MetaTensor:
-        raw = read_file(path, series_uid)
-        values = self._channels(self._frame(raw), raw, label)
-        scan = MetaTensor(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), affine=raw.affine)
-        scan.meta["filename_or_obj"] = str(path)
-        _check_values(scan, path)
-        return self._regrid(scan, "nearest" if label else self.interpolation)
+    def _in_space(self, path: str, raw: RawScan, convert: Any) -> MetaTensor:
+        """Check the scan and return it as ``[C, X, Y, Z]``, oriented."""
+        raw = self._one_frame(path, raw)
+        self._check_dims(path, raw.values.shape)
+        values = torch.from_numpy(convert(path, raw))
+        affine = np.eye(4) if raw.affine is None else raw.affine
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise ScanError(path, "its header gives no usable affine", f"Repair the header, {_SKIP}.")
+        meta = {
+            "filename_or_obj": str(path),
+            "original_affine": torch.as_tensor(affine.copy()),
+            "spatial_shape": np.asarray(values.shape[1:]),
+            "placed": raw.affine is not None,
+        }
+        scan = MetaTensor(values, affine=torch.as_tensor(affine), meta=meta)
+        return scan if raw.affine is None or self.turn is None else self.turn(scan)
 
-    def _frame(self, raw: RawScan) -> np.ndarray:
-        """Return ``[*spatial, C]`` with as many spatial axes as asked for."""
-        values, path = raw.values, raw.path
-        if raw.frames > 1:
-            if self.frame is None or not 0 <= self.frame < raw.frames:
-                raise ScanError(path, f"a series of {raw.frames} volumes", f"Choose one: frame=0 to {raw.frames - 1}")
-            values = values[..., self.frame, :]
-        elif values.ndim == 5:
-            values = values[..., 0, :]
-        if values.ndim == 4 and self.spatial_dims == 2:
-            if values.shape[2] > 1:
-                raise ScanError(path, f"a volume of {values.shape[:3]} voxels, not a picture", "Use --spatial_dims 3")
-            values = values[:, :, 0]
-        if self.spatial_dims == 3 and (values.ndim == 3 or values.shape[2] == 1):
-            raise ScanError(path, "a single slice, not a volume", "Use --spatial_dims 2")
-        return values
+    def _one_frame(self, path: str, raw: RawScan) -> RawScan:
+        """Choose one of several volumes or frames."""
+        if raw.colour or (raw.values.ndim == 3 and not raw.frames_in_z):
+            return raw
+        count = raw.values.shape[-1]
+        kind = f"multi-frame DICOM with {count} frames" if raw.frames_in_z else f"4D with {count} volumes"
+        if self.frame is None or self.frame >= count:
+            choice = "choose one with frame=0" if self.frame is None else f"there is no frame {self.frame}"
+            raise ScanError(path, f"{kind}; {choice}", f"Set `frame` of LoadScand to 0..{count - 1}, or split the file.")
+        values = raw.values[..., self.frame]
+        return RawScan(values[..., None] if values.ndim == 2 else values, raw.affine)
 
-    def _channels(self, values: np.ndarray, raw: RawScan, label: bool) -> np.ndarray:
-        """Return ``[channels, *spatial]``."""
-        found = values.shape[-1]
-        first = np.moveaxis(values, -1, 0)
-        if label or found == self.channels:
-            return first[:1] if label else first
-        if found == 1:
-            return np.repeat(first, self.channels, axis=0)
-        if found == 3:
-            return np.tensordot(LUMINANCE, first, axes=1)[None]
-        raise ScanError(raw.path, f"{found} channels", "Only grey (1) and colour (3) scans can be read")
+    def _check_dims(self, path: str, shape: tuple[int, ...]) -> None:
+        sides = shape[:3]
+        if min(sides) < 1:
+            raise ScanError(path, f"it has no voxels: its size is {sides}", f"Export it again, {_SKIP}.")
+        single = sum(side == 1 for side in sides)
+        if self.spatial_dims == 3 and single:
+            raise ScanError(path, f"a single slice of size {sides}, no volume", "Set --spatial_dims 2 for slices.")
+        if self.spatial_dims == 2 and not single:
+            raise ScanError(path, f"a volume of size {sides}, no slice", "Set --spatial_dims 3 for volumes.")
+        if single > 1:
+            raise ScanError(path, f"a line of voxels of size {sides}, no scan", "Leave it out (--skip_bad true).")
 
-    def _regrid(self, scan: MetaTensor, mode: str) -> MetaTensor:
-        if self.orientation is not None:
-            scan = Orientation(axcodes=self.orientation, labels=None)(scan)
+    def _image_values(self, path: str, raw: RawScan) -> np.ndarray:
+        """Return ``[C, X, Y, Z]`` float32 with as many channels as asked for."""
+        if np.iscomplexobj(raw.values):
+            raise ScanError(path, "its values are complex numbers", "Save the magnitude as the image.")
+        with np.errstate(over="ignore"):  # what overflows is infinite, and counted next
+            values = raw.values.astype(np.float32)
+        broken = int(values.size - np.isfinite(values).sum())
+        if broken:
+            problem = f"{broken} of {values.size} voxels are NaN or infinite"
+            raise ScanError(path, problem, f"Replace them (numpy.nan_to_num), {_SKIP}.")
+        if values.min() == values.max():
+            logger.warning("%s: constant image, every voxel is %g", path, values.flat[0])
+        if raw.colour and self.channels == 1:
+            return (values @ _LUMINANCE).astype(np.float32)[None]
+        if raw.colour:
+            return np.ascontiguousarray(np.moveaxis(values, -1, 0))
+        return np.repeat(values[None], self.channels, axis=0)
+
+    def _finish(self, path: str, scan: MetaTensor, mode: str) -> MetaTensor:
+        """Resample, drop the axis across a slice and leave a clean record."""
         if self.spacing is not None:
-            scan = Spacing(pixdim=self.spacing, mode=mode, padding_mode="border")(scan)
-        scan.applied_operations = []  # the loaded scan is the reference of everything that follows
-        return scan
+            scan = self._resample(path, scan, mode)
+        affine = scan.affine
+        if self.spatial_dims == 2:
+            across = list(scan.shape[1:]).index(1)
+            kept = [axis for axis in range(3) if axis != across]
+            scan, affine = scan.squeeze(across + 1), affine[:, [*kept, across, 3]]
+        meta = {key: scan.meta[key] for key in ("filename_or_obj", "original_affine", "spatial_shape")}
+        return MetaTensor(scan.as_tensor().contiguous(), affine=affine, meta={**meta, "space": "RAS"})
+
+    def _resample(self, path: str, scan: MetaTensor, mode: str) -> MetaTensor:
+        if not scan.meta["placed"]:
+            raise ScanError(path, "a picture has no voxel size to resample from", "Leave `spacing` unset for pictures.")
+        sizes = list(self.spacing or ())
+        if self.spatial_dims == 2:
+            across = list(scan.shape[1:]).index(1)
+            sizes.insert(across, float(scan.pixdim[across]))
+        return Spacing(pixdim=sizes, mode=mode, padding_mode="border")(scan)
 
 
-def dimensions_of(item: Mapping[str, Any]) -> int:
-    """Return 2 or 3: whether a datalist entry is a picture (or single slice) or a volume.
-
-    Raises:
-        ScanError: if it cannot be read.
-    """
-    values = read_file(item["image"], item.get("series_uid")).values
-    return 3 if values.ndim >= 4 and values.shape[2] > 1 else 2
-
-
-def _check_values(scan: MetaTensor, path: str | Path) -> None:
-    if min(scan.shape) == 0:
-        raise ScanError(path, f"no voxels, shape {tuple(scan.shape)}", "Remove the scan")
-    if not torch.isfinite(scan).all():
-        count = int((~torch.isfinite(scan)).sum())
-        raise ScanError(path, f"{count} voxels are NaN or infinite", "Replace them, or remove the scan")
-    if scan.min() == scan.max():
-        logger.warning("%s: all voxels have the same value, %g.", path, float(scan.min()))
+def _full_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) -> tuple[float, ...] | None:
+    if spacing is None:
+        return None
+    sizes = ensure_tuple(spacing)
+    sizes = sizes * spatial_dims if len(sizes) == 1 else sizes
+    if len(sizes) != spatial_dims or not all(0 < float(size) < np.inf for size in sizes):
+        raise ValueError(f"spacing must be one or {spatial_dims} positive millimetres, received {spacing!r}.")
+    return tuple(float(size) for size in sizes)
 
 
-def _require_same_shape(label: MetaTensor, image: MetaTensor) -> None:
+def _label_values(path: str, raw: RawScan) -> np.ndarray:
+    """Return ``[1, X, Y, Z]``, float32, whose values are whole numbers."""
+    remedy = "Save label maps as one channel of whole numbers (PNG or NIfTI)."
+    if raw.colour:
+        raise ScanError(path, "a label map in colour", remedy)
+    if str(path).lower().endswith((".jpg", ".jpeg")):
+        raise ScanError(path, "a label map as JPEG, which changes the codes", remedy)
+    values = raw.values.astype(np.float32)
+    if not np.isfinite(values).all() or np.abs(values - np.rint(values)).max() > 1e-3:
+        raise ScanError(path, "the values of the label map are no whole numbers", remedy)
+    return np.rint(values)[None]
+
+
+def _check_agreement(path: str, label: MetaTensor, image: MetaTensor) -> None:
+    """Raise unless a label map covers its image, voxel by voxel."""
+    name = image.meta["filename_or_obj"]
     if label.shape[1:] != image.shape[1:]:
-        path, shapes = label.meta["filename_or_obj"], f"{tuple(label.shape[1:])} and {tuple(image.shape[1:])}"
-        raise ScanError(path, f"label map and image differ in shape: {shapes}", "They must lie on one grid")
+        sizes = f"{tuple(label.shape[1:])} is not the image's {tuple(image.shape[1:])}"
+        raise ScanError(path, f"the label map's size {sizes} ({name})", "Resample it onto the image.")
+    if not (label.meta["placed"] and image.meta["placed"]):
+        return
+    corners = np.stack([*np.indices((2, 2, 2)).reshape(3, -1) * (np.array(image.shape[1:])[:, None] - 1), np.ones(8)])
+    shift = np.linalg.norm(((label.affine - image.affine).numpy() @ corners)[:3], axis=0).max()
+    if shift > float(image.pixdim.min()):
+        problem = f"the label map lies {shift:.1f} mm from its image ({name})"
+        raise ScanError(path, problem, "Save it with the affine of the image.")

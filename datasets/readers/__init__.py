@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One module a layout: ``matches(root)`` says whether a folder has it, ``read(root, ...)`` returns its items."""
+"""Readers of folders: each lists the scans of one layout, each format has one file."""

@@ -1,55 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of class folders, below ``train``, ``val`` and ``test`` or not."""
+"""Folders whose sub-folders are splits or classes."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datasets.readers.plain import images_below, item_of
+from datasets.formats import DICOM, format_by_name
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-SHARES = (0.70, 0.85)  # train below the first, val below the second, test above
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_SHARES = (0.70, 0.15)  # train, val; the rest is test
 
 
-def matches(root: Path) -> bool:
-    """Whether all images lie in at least two folders of the same depth (or in split folders)."""
-    folders = _folders(root)
-    return len(folders) > 1 and not _loose_images(root)
+def label_by_folders(items: Sequence[dict[str, Any]], seed: int) -> str:
+    """Add split and label to items as their folders tell, and return the name of the layout.
 
+    - ``train/``, ``val/``, ``test/`` (or validation, ...) at the top are splits, folders in them are classes.
+    - Otherwise folders at the top are classes if there are two at least, no scan lies beside them, and they hold two
+      scans each on average (else they are patients). Classes are split 70/15/15, by a hash of seed and scan id.
+      Folders of DICOM alone are patients or studies, never classes, unless they lie in folders of splits.
+    - Otherwise everything is ``train``, unlabelled.
 
-def read(root: Path, *, seed: int = 0, **_: Any) -> list[dict[str, Any]]:
-    """List the images with their folder's name as class.
-
-    Without split folders, each class is split 70/15/15 in an order that depends on file names and the seed alone.
+    Args:
+        items: with ``scan_id``; changed in place.
+        seed: of the split.
     """
-    if all(folder.name in SPLITS for folder in _folders(root)):
-        return [
-            item_of(root, path, SPLITS[split.name], label_name=folder.name)
-            for split in _folders(root)
-            for folder in _folders(split)
-            for path in images_below(folder)
-        ]
-    return [item for folder in _folders(root) for item in _split_class(root, folder, seed)]
+    tops = [PurePosixPath(item["scan_id"]).parts for item in items]
+    names = {parts[0] if len(parts) > 1 else "" for parts in tops}
+    if names and all(name.lower() in _SPLIT_NAMES for name in names):
+        return _label_in_splits(items, tops)
+    dicom = all("series_uid" in item or format_by_name(Path(item["image"])) in (DICOM, None) for item in items)
+    if "" in names or len(names) < 2 or len(items) < 2 * len(names) or dicom:
+        for item in items:
+            item["split"] = "train"
+        return "DICOM series" if dicom else "plain folder"
+    for item, parts in zip(items, tops, strict=True):
+        item["label_name"] = parts[0]
+    _split_by_hash(items, seed)
+    return "class folders"
 
 
-def _split_class(root: Path, folder: Path, seed: int) -> list[dict[str, Any]]:
-    paths = sorted(images_below(folder), key=lambda path: _order(path.relative_to(root).as_posix(), seed))
-    return [item_of(root, path, _share(at / len(paths)), label_name=folder.name) for at, path in enumerate(paths)]
+def _label_in_splits(items: Sequence[dict[str, Any]], tops: Sequence[tuple[str, ...]]) -> str:
+    classes = all(len(parts) > 2 for parts in tops) and len({parts[1] for parts in tops}) > 1
+    for item, parts in zip(items, tops, strict=True):
+        item["split"] = _SPLIT_NAMES[parts[0].lower()]
+        if classes:
+            item["label_name"] = parts[1]
+    return "class folders in split folders" if classes else "split folders"
 
 
-def _share(position: float) -> str:
-    return "train" if position < SHARES[0] else "val" if position < SHARES[1] else "test"
-
-
-def _order(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _loose_images(root: Path) -> bool:
-    return any(path.parent == root for path in images_below(root))
+def _split_by_hash(items: Sequence[dict[str, Any]], seed: int) -> None:
+    """Split every class alike; a class of three or more scans has one in each split at least."""
+    by_class: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for item in items:
+        by_class[item["label_name"]].append(item)
+    for members in by_class.values():
+        members.sort(key=lambda item: hashlib.sha256(f"{seed}:{item['scan_id']}".encode()).hexdigest())
+        held_out = [max(1, round(share * len(members))) for share in (_SHARES[1], 1 - sum(_SHARES))]
+        if len(members) < 3:
+            held_out = [0, len(members) - 1]
+        for index, item in enumerate(members):
+            item["split"] = "val" if index < held_out[0] else "test" if index < sum(held_out) else "train"

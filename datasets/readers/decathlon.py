@@ -1,57 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder with a MONAI/Decathlon ``dataset.json``: lists ``training``, ``validation``, ``test``."""
+"""Folders with a dataset.json as the Medical Segmentation Decathlon and MONAI write it."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets.errors import ScanError
-from datasets.readers.manifest import inside
+from datasets.formats import format_by_name
+from datasets.readers.coco import read_json
+from datasets.readers.paths import require_files, resolve_inside, scan_id
 
-NAME = "dataset.json"
-LISTS = {"training": "train", "validation": "val", "test": "test"}
-
-
-def matches(root: Path) -> bool:
-    """Whether the folder has a ``dataset.json``."""
-    return (root / NAME).is_file()
+_LISTS = {"training": "train", "validation": "val", "test": "test"}
+_FORM = 'Its lists are "training", "validation" and "test", of paths or of {"image": path, "label": path or class}.'
 
 
-def read(root: Path, **_: Any) -> list[dict[str, Any]]:
-    """List the scans; a string label is a mask, a number a class.
+def read_decathlon(root: Path) -> list[dict[str, Any]]:
+    """Return the items of a folder with a dataset.json.
+
+    A label that is a path of a scan is the item's ``mask``; any other label is its class.
+
+    Args:
+        root: the folder; all paths are relative to it and stay inside.
 
     Raises:
-        ScanError: if the file is damaged, has none of the lists, or names a file that is absent or outside.
+        ScanError: with list and entry, for whatever is wrong with it.
     """
-    path = root / NAME
-    try:
-        content = json.loads(path.read_text())
-        entries = [(split, entry) for name, split in LISTS.items() for entry in content.get(name, [])]
-    except (OSError, ValueError, AttributeError) as error:
-        raise ScanError(
-            path, f"not a datalist ({error})", "See MONAI's load_decathlon_datalist for the format"
-        ) from error
-    if not entries:
-        raise ScanError(path, "lists no scans", f"It needs one of the lists {', '.join(LISTS)}")
-    items = [_item(root, split, entry) for split, entry in entries]
-    missing = [item["scan_id"] for item in items if not Path(item["image"]).exists()]
-    if missing:
-        raise ScanError(path, f"{len(missing)} listed files do not exist ({missing[0]}, ...)", "Correct the lists")
+    source = root / "dataset.json"
+    content = read_json(source)
+    if not isinstance(content, dict) or not any(isinstance(content.get(name), list) for name in _LISTS):
+        raise ScanError(source, "no Decathlon datalist", _FORM)
+    items = list(_items(root, source, content))
+    seen: set[str] = set()
+    for item in items:
+        if item["scan_id"] in seen:
+            raise ScanError(source, f"{item['scan_id']!r} is listed twice", "Keep one of the two entries.")
+        seen.add(item["scan_id"])
+    if not items:
+        raise ScanError(source, "it lists no scan", _FORM)
+    require_files(source, (Path(item[key]) for item in items for key in ("image", "mask") if key in item))
     return items
 
 
-def _item(root: Path, split: str, entry: Any) -> dict[str, Any]:
-    fields = {"image": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
-    name = fields.get("image")
-    if not isinstance(name, str):
-        raise ScanError(root / NAME, f"entry {entry!r} of {split} names no image", "Write {{'image': path}}")
-    path = inside(root, name, root / NAME)
-    item: dict[str, Any] = {"image": str(path), "scan_id": path.relative_to(root.resolve()).as_posix(), "split": split}
-    label = fields.get("label")
-    if isinstance(label, str):
-        item["mask"] = str(inside(root, label, root / NAME))
-    elif isinstance(label, int):
-        item["label_name"] = str(label)
-    return item
+def _items(root: Path, source: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    names = content.get("labels") if isinstance(content.get("labels"), dict) else {}
+    for list_name, split in _LISTS.items():
+        for index, entry in enumerate(content.get(list_name) or []):
+            where = f"{list_name}[{index}]"
+            fields = {"image": entry} if isinstance(entry, str) else entry
+            if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
+                raise ScanError(source, f"{where}: no path of one image in {entry!r}"[:300], _FORM)
+            path = resolve_inside(root, fields["image"], source, where)
+            item = {"image": str(path), "scan_id": scan_id(root, path), "split": split}
+            yield {**item, **_label(root, source, where, fields.get("label"), names or {})}
+
+
+def _label(root: Path, source: Path, where: str, label: Any, names: dict[str, Any]) -> dict[str, str]:
+    if label is None:
+        return {}
+    if isinstance(label, str) and format_by_name(label) is not None:
+        return {"mask": str(resolve_inside(root, label, source, where))}
+    if isinstance(label, str | int):
+        return {"label_name": str(names.get(str(label), label))}
+    raise ScanError(source, f"{where}: label {label!r}"[:300], "It must be one path, or one class (text or whole number).")

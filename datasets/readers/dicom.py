@@ -1,53 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of DICOM series, found by their identifiers through ITK."""
+"""DICOM through ITK's GDCM reader: finding series, checking that they are volumes, reading them."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets.errors import ScanError
-from datasets.readers.plain import DICOM, images_below
+
+logger = logging.getLogger(__name__)
+
+CONVERT = "Convert it to NIfTI with a tool that sorts this out (dcm2niix does), or leave it out."
+_PARALLEL = 1e-3  # difference of direction cosines that still counts as parallel (rounding in the header)
+_UNEVEN = 0.1  # deviation of a gap between slices from the median gap, as a share of it
+_TILT = 0.05  # sideways step from slice to slice, as a share of the step forward; 0.05 is 2.9 degrees
 
 
-def matches(root: Path) -> bool:
-    """Whether all images below the folder are DICOM files."""
-    paths = list(images_below(root))
-    return bool(paths) and all(path.name.lower().endswith(DICOM) for path in paths)
+@dataclass(frozen=True)
+class Slice:
+    """What the header of one DICOM file says.
 
-
-def read(root: Path, **_: Any) -> list[dict[str, Any]]:
-    """List every series of every folder below ``root``.
-
-    Raises:
-        ScanError: if no folder holds a series.
+    Attributes:
+        size: columns, rows, frames.
+        origin: position of the first pixel's centre in millimetres, LPS+.
+        directions: unit vectors of rows, columns and normal, ``[3, 3]``, one in a row.
+        components: numbers a pixel, 3 for colour.
+        tags: values as text, by "group|element".
     """
-    folders = sorted({path.parent for path in images_below(root)})
-    items = [item for folder in folders for item in _series_of(root, folder)]
-    if not items:
-        raise ScanError(root, "no DICOM series found", "Are the files complete?")
-    return items
+
+    size: tuple[int, int, int]
+    origin: np.ndarray
+    directions: np.ndarray
+    components: int
+    tags: Mapping[str, str]
 
 
-def series_files(folder: Path) -> dict[str, list[str]]:
-    """Files of each series of a folder, in slice order, by series identifier."""
+def series_in(folder: str | Path) -> dict[str, list[str]]:
+    """Return the DICOM series of a folder (not of those below it) by SeriesInstanceUID.
+
+    Args:
+        folder: an existing folder.
+
+    Returns:
+        Files of each series, sorted along the normal of the slices.
+    """
+    folder = Path(folder)
+    return dict(_series_in(str(folder), folder.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=64)  # each scan of a folder asks for the same list
+def _series_in(folder: str, modified: int) -> dict[str, list[str]]:
     import itk
 
     names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    names.SetDirectory(str(folder))
-    return {uid: list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()}
+    names.SetUseSeriesDetails(False)
+    names.SetRecursive(False)
+    names.SetDirectory(folder)
+    return {uid: [str(file) for file in names.GetFileNames(uid)] for uid in names.GetSeriesUIDs()}
 
 
-def _series_of(root: Path, folder: Path) -> list[dict[str, Any]]:
-    name = folder.relative_to(root).as_posix()
-    uids = sorted(series_files(folder))
-    return [
-        {
-            "image": str(folder.resolve()),
-            "series_uid": uid,
-            "scan_id": name if len(uids) == 1 and name != "." else f"{name}/{uid}".removeprefix("./"),
-            "split": "train",
-        }
-        for uid in uids
-    ]
+def series_files(path: str | Path, series_uid: str | None) -> list[str]:
+    """Return the files of a series.
+
+    Args:
+        path: a file, or a folder with one series or with the named one.
+        series_uid: SeriesInstanceUID; None where there is one series only.
+
+    Raises:
+        ScanError: no series, or several and none is named.
+    """
+    if not Path(path).is_dir():
+        return [str(path)]
+    series = series_in(path)
+    if not series:
+        raise ScanError(path, "no DICOM file was found in this folder", "Name a folder of DICOM files, or a file.")
+    if series_uid is None and len(series) == 1:
+        return next(iter(series.values()))
+    if series_uid in series:
+        return series[str(series_uid)]
+    wanted = f"series {series_uid} is not among the" if series_uid else "holds"
+    raise ScanError(path, f"{wanted} {len(series)} series: {', '.join(series)}", "Give each series a folder of its own.")
+
+
+def read_header(file: str) -> Slice:
+    """Read the header of a DICOM file.
+
+    Raises:
+        ScanError: a file that GDCM cannot interpret.
+    """
+    import itk
+
+    io = itk.GDCMImageIO.New()
+    io.SetFileName(file)
+    try:
+        io.ReadImageInformation()
+    except RuntimeError as error:
+        raise ScanError(file, f"not readable as a DICOM image ({last_line(error)})", CONVERT) from error
+    tags = io.GetMetaDataDictionary()
+    return Slice(
+        size=tuple(io.GetDimensions(axis) if axis < io.GetNumberOfDimensions() else 1 for axis in range(3)),
+        origin=np.array([io.GetOrigin(axis) for axis in range(3)]),
+        directions=np.array([io.GetDirection(axis) for axis in range(3)]),
+        components=io.GetNumberOfComponents(),
+        tags={key: str(tags[key]).strip() for key in ("0028|0004", "0020|0032") if tags.HasKey(key)},
+    )
+
+
+def read_series(path: str | Path, series_uid: str | None) -> tuple[Any, int]:
+    """Read a DICOM series or file.
+
+    Args:
+        path: folder or file.
+        series_uid: which series of the folder.
+
+    Returns:
+        The ITK image and its number of frames (1 unless it is one multi-frame file).
+
+    Raises:
+        ScanError: a series that is no volume, or a file that cannot be decoded.
+    """
+    import itk
+
+    files = series_files(path, series_uid)
+    headers = [read_header(file) for file in files]
+    if len(files) > 1:
+        _check_volume(path, headers)
+    if headers[0].tags.get("0028|0004") == "MONOCHROME1":
+        logger.warning("%s: stored inverted (MONOCHROME1); grey levels are left as they are", path)
+    # Rescale slope and type may differ from slice to slice, and ITK takes the first one's type for all.
+    pixel = itk.F if headers[0].components == 1 else None
+    try:
+        image = itk.imread(files if len(files) > 1 else files[0], pixel_type=pixel)
+    except RuntimeError as error:
+        problem = f"its pixels cannot be decoded: truncated, or a compression without codec ({last_line(error)})"
+        raise ScanError(path, problem, CONVERT) from error
+    return image, headers[0].size[2] if len(files) == 1 else 1
+
+
+def last_line(error: Exception) -> str:
+    """Return the telling part of one of ITK's messages, which start with source lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200].rstrip(".") if lines else type(error).__name__
+
+
+def _check_volume(path: str | Path, slices: Sequence[Slice]) -> None:
+    """Raise unless the slices are equal, parallel, evenly spaced and not sheared."""
+    if len({(item.size, item.components) for item in slices}) > 1:
+        sizes = sorted({item.size for item in slices})
+        raise ScanError(path, f"the slices of the series differ in size or colour: {sizes}", CONVERT)
+    directions = np.stack([item.directions for item in slices])
+    if np.abs(directions - directions[0]).max() > _PARALLEL:
+        raise ScanError(path, f"no volume: the {len(slices)} slices are not parallel", CONVERT)
+    steps = np.diff(np.stack([item.origin for item in slices]), axis=0)
+    forward = steps @ directions[0, 2]
+    if np.abs(forward).min() < 1e-3:
+        problem = f"no volume: several of the {len(slices)} images lie at one position (times, echoes, or no positions)"
+        raise ScanError(path, problem, CONVERT)
+    gaps = np.abs(forward)
+    if np.abs(gaps - np.median(gaps)).max() > _UNEVEN * np.median(gaps):
+        problem = f"the distance between slices is inconsistent: {gaps.min():.2f} to {gaps.max():.2f} mm"
+        raise ScanError(path, problem, f"Slices may be missing. {CONVERT}")
+    sideways = np.linalg.norm(steps - forward[:, None] * directions[0, 2], axis=1)
+    if (sideways / gaps).max() > _TILT:
+        angle = np.degrees(np.arctan((sideways / gaps).max()))
+        raise ScanError(path, f"gantry tilt: the slices are sheared by {angle:.1f} degrees", CONVERT)

@@ -1,119 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder with ``manifest.csv``: file,label,split and optionally group,mask,box_xywh,prompt; COCO files beside."""
+"""Folders with a manifest.csv."""
 
 from __future__ import annotations
 
 import csv
-import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets.errors import ScanError
+from datasets.readers.coco import Boxes, boxes_of, check_box, read_coco_boxes
+from datasets.readers.paths import require_files, resolve_inside, scan_id
 
-NAME = "manifest.csv"
-REQUIRED = ("file", "split")
+logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "val", "test")
+_COLUMNS = "Columns are file,label,split and optionally group,mask,box_xywh,prompt, separated by commas."
+
+Row = tuple[int, dict[str, str]]
 
 
-def matches(root: Path) -> bool:
-    """Whether the folder has a manifest."""
-    return (root / NAME).is_file()
+def read_manifest(root: Path, label_column: str = "label") -> list[dict[str, Any]]:
+    """Return the items of a folder with a manifest.
 
+    Columns: ``file``, ``split`` (train, val, test) and the label's; optionally ``group`` (patient), ``mask`` (a label
+    map, or the name of a COCO file), ``box_xywh`` (four numbers a box) and ``prompt``. Others are passed over. Boxes
+    come from the COCO file where it lists the picture, since it may hold several, else from ``box_xywh``.
 
-def read(root: Path, *, label_column: str = "label", **_: Any) -> list[dict[str, Any]]:
-    """List the scans of the manifest.
+    Args:
+        root: the folder.
+        label_column: column of the class names; empty cells are unlabelled scans.
 
     Raises:
-        ScanError: naming manifest and line, if a column is missing, a split unknown, a file absent, listed twice or
-            outside the folder.
+        ScanError: with the line, for whatever is wrong with the manifest.
     """
-    rows = _rows(root / NAME, label_column)
-    boxes: dict[str, dict[str, list[list[float]]]] = {}
-    items = [_item(root, line, row, label_column, boxes) for line, row in rows]
-    missing = [item["scan_id"] for item in items if not Path(item["image"]).exists()]
-    if missing:
-        some = ", ".join(missing[:3])
-        raise ScanError(root / NAME, f"{len(missing)} listed files do not exist ({some}, ...)", "Correct column `file`")
+    manifest = root / "manifest.csv"
+    rows = list(_read_rows(manifest, label_column))
+    if not rows:
+        raise ScanError(manifest, "it lists no scan", _COLUMNS)
+    reader = _Boxes(root, manifest)
+    items, lines = [], {}
+    for line, row in rows:
+        item = _item(root, manifest, line, row, label_column, reader)
+        if item["scan_id"] in lines:
+            problem = f"line {line}: {item['scan_id']!r} is listed twice, first in line {lines[item['scan_id']]}"
+            raise ScanError(manifest, problem, "Keep one of the two lines.")
+        lines[item["scan_id"]] = line
+        items.append(item)
+    require_files(manifest, (Path(item[key]) for item in items for key in ("image", "mask") if key in item))
     return items
 
 
-def _rows(path: Path, label_column: str) -> list[tuple[int, dict[str, str]]]:
+def _read_rows(manifest: Path, label_column: str) -> Iterator[Row]:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ScanError(path, f"cannot be read ({error})", "It must be a UTF-8 CSV file with a header") from error
-    absent = [name for name in (*REQUIRED, label_column) if name not in columns]
-    if absent:
-        raise ScanError(path, f"no column {', '.join(absent)}", f"It has the columns {', '.join(columns) or 'none'}")
-    if not rows:
-        raise ScanError(path, "lists no scans", "Add one line a scan")
-    return rows
+        with manifest.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            _check_header(manifest, [str(name).strip() for name in reader.fieldnames or []], label_column)
+            for row in reader:
+                yield reader.line_num, _clean(manifest, reader.line_num, row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ScanError(manifest, f"not readable as CSV in UTF-8 ({error})", "Save it as CSV in UTF-8.") from error
+
+
+def _check_header(manifest: Path, names: list[str], label_column: str) -> None:
+    missing = [name for name in ("file", label_column, "split") if name not in names]
+    if missing:
+        found = ",".join(names) or "nothing"
+        problem = f"line 1: the column {' and '.join(map(repr, missing))} is missing, found {found}"
+        raise ScanError(manifest, problem, _COLUMNS)
+
+
+def _clean(manifest: Path, line: int, row: dict[Any, Any]) -> dict[str, str]:
+    if None in row or None in row.values():
+        count = "more" if None in row else "fewer"
+        raise ScanError(manifest, f"line {line}: {count} fields than the header", 'Put fields with commas in "quotes".')
+    return {str(key).strip(): str(value).strip() for key, value in row.items()}
 
 
 def _item(
-    root: Path, line: int, row: dict[str, str], label_column: str, boxes: dict[str, dict[str, list[list[float]]]]
+    root: Path, manifest: Path, line: int, row: dict[str, str], label_column: str, boxes: _Boxes
 ) -> dict[str, Any]:
-    place = f"{root / NAME}, line {line}"
-    split = (row["split"] or "").strip()
-    if split not in SPLITS:
-        raise ScanError(place, f"split {split!r}", f"A split is one of {', '.join(SPLITS)}")
-    path = inside(root, row["file"], place)
-    item: dict[str, Any] = {"image": str(path), "scan_id": Path(row["file"]).as_posix(), "split": split}
-    if row.get(label_column):
-        item["label_name"] = row[label_column]
-    for name in ("group", "prompt"):
-        if row.get(name):
-            item[name] = row[name]
-    mask = row.get("mask") or ""
-    if mask.endswith(".json"):
-        item["boxes"] = _coco_boxes(root, mask, place, boxes).get(path.name, [])
-    elif mask:
-        item["mask"] = str(inside(root, mask, place))
-    if row.get("box_xywh"):
-        item["boxes"] = [_box(row["box_xywh"], place)]
+    where = f"line {line}"
+    if not row["file"]:
+        raise ScanError(manifest, f"{where}: the column 'file' is empty", "Name a file, or take the line out.")
+    if row["split"] not in SPLITS:
+        raise ScanError(manifest, f"{where}: split {row['split']!r}", f"It must be one of {', '.join(SPLITS)}.")
+    path = resolve_inside(root, row["file"], manifest, where)
+    item: dict[str, Any] = {"image": str(path), "scan_id": scan_id(root, path), "split": row["split"]}
+    optional = {"label_name": row[label_column], "group": row.get("group"), "prompt": row.get("prompt")}
+    item.update({key: value for key, value in optional.items() if value})
+    mask = row.get("mask", "")
+    if mask and not mask.lower().endswith(".json"):
+        item["mask"] = str(resolve_inside(root, mask, manifest, where))
+    found = boxes.find(line, row, item["scan_id"])
+    if found is not None:
+        item["boxes"] = found
     return item
 
 
-def inside(root: Path, name: str | None, place: str | Path) -> Path:
-    """Resolve a path of a list that came with the data; it may not leave the folder.
+class _Boxes:
+    """Boxes of a manifest's pictures; each COCO file is read once."""
 
-    Raises:
-        ScanError: if it is empty, absolute, or leads out of ``root``, through symbolic links too.
-    """
-    if not name:
-        raise ScanError(place, "no file named", "Fill the column")
-    path = (root / name).resolve()
-    if Path(name).is_absolute() or not path.is_relative_to(root.resolve()):
-        raise ScanError(place, f"{name!r} leads out of {root}", "Paths must be relative and stay inside the folder")
-    return path
+    def __init__(self, root: Path, manifest: Path) -> None:
+        self.root, self.manifest = root, manifest
+        self.files: dict[Path, dict[str, Boxes]] = {}
 
+    def find(self, line: int, row: dict[str, str], file: str) -> Boxes | None:
+        """Return boxes ``[x, y, width, height]`` in pixels, or None if nothing tells them."""
+        named = row.get("mask", "")
+        if named.lower().endswith(".json"):
+            path = resolve_inside(self.root, named, self.manifest, f"line {line}")
+            require_files(self.manifest, [path])
+        else:
+            path = self.root / f"coco_{row['split']}.json"
+        if path not in self.files:
+            self.files[path] = read_coco_boxes(path) if path.is_file() else {}
+        listed = boxes_of(self.files[path], file)
+        return self._from_cell(line, row.get("box_xywh", "")) if listed is None else listed
 
-def _box(text: str, place: str) -> list[float]:
-    try:
-        box = [float(number) for number in text.split()]
-    except ValueError:
-        box = []
-    if len(box) != 4 or min(box[2:]) <= 0:
-        raise ScanError(place, f"box_xywh {text!r}", "A box is four numbers: x y width height, in pixels")
-    return box
-
-
-def _coco_boxes(
-    root: Path, name: str, place: str, known: dict[str, dict[str, list[list[float]]]]
-) -> dict[str, list[list[float]]]:
-    if name not in known:
-        path = inside(root, name, place)
+    def _from_cell(self, line: int, cell: str) -> Boxes | None:
+        if not cell:
+            return None
+        numbers = cell.split()
         try:
-            content = json.loads(path.read_text())
-            files = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
-            known[name] = {file: [] for file in files.values()}
-            for annotation in content["annotations"]:
-                known[name][files[annotation["image_id"]]].append([float(side) for side in annotation["bbox"]])
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ScanError(
-                path, f"not a COCO file ({error!r})", "It needs images and annotations with bbox"
-            ) from error
-    return known[name]
+            return [check_box(numbers[at : at + 4]) for at in range(0, len(numbers), 4)]
+        except ValueError as error:
+            raise ScanError(self.manifest, f"line {line}: box_xywh: {error}", "Write x y w h, in pixels.") from error

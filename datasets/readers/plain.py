@@ -1,45 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of images, and what counts as an image."""
+"""Scans that lie in a folder without any list: pictures, volumes, DICOM series."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-logger = logging.getLogger(__name__)
-
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-DICOM = (".dcm", ".dicom", ".ima")
-ACCEPTED = "NIfTI (.nii, .nii.gz), NRRD, MetaImage, DICOM, PNG, JPEG, BMP, TIFF"
+from datasets.formats import DICOM, format_by_name
+from datasets.readers.dicom import series_in
+from datasets.readers.paths import scan_files, scan_id
 
 
-def matches(root: Path) -> bool:
-    """Whether the folder holds images, at any depth."""
-    return next(images_below(root), None) is not None
+def scans_below(root: Path, folder: Path) -> list[dict[str, Any]]:
+    """Return an item for every scan below a folder: a file each, and a DICOM series each.
+
+    Args:
+        root: folder to which scan ids are relative.
+        folder: where to look, recursively.
+
+    Returns:
+        Items with ``image`` and ``scan_id``; series of several files have their folder as ``image`` and ``series_uid``.
+    """
+    files = scan_files(folder)
+    dicom = [path for path in files if is_dicom_name(path)]
+    others = set(files) - set(dicom)
+    items = [{"image": str(path), "scan_id": scan_id(root, path)} for path in others]
+    items += _series_items(root, dicom)
+    return sorted(items, key=lambda item: item["scan_id"])
 
 
-def read(root: Path, **_: Any) -> list[dict[str, Any]]:
-    """List all images below the folder; there are no labels, and everything is for training."""
-    return [item_of(root, path, "train") for path in images_below(root)]
+def is_dicom_name(path: Path) -> bool:
+    """Whether a file that was found to be a scan is DICOM: by its extension, or for want of another."""
+    return format_by_name(path) in (DICOM, None)
 
 
-def images_below(root: Path) -> Iterator[Path]:
-    """Images below a folder in a fixed order; hidden files and files of other kinds are passed over and counted."""
-    ignored = 0
-    for path in sorted(root.rglob("*")):
-        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(root).parts):
-            continue
-        if path.name.lower().endswith(PICTURES + VOLUMES + DICOM):
-            yield path
-        else:
-            ignored += 1
-    if ignored:
-        logger.info("%s: %d files of other kinds ignored (accepted: %s).", root, ignored, ACCEPTED)
-
-
-def item_of(root: Path, path: Path, split: str, **more: Any) -> dict[str, Any]:
-    """Datalist entry of a file."""
-    return {"image": str(path.resolve()), "scan_id": path.relative_to(root).as_posix(), "split": split, **more}
+def _series_items(root: Path, files: Iterable[Path]) -> list[dict[str, Any]]:
+    by_folder: dict[Path, set[Path]] = {}
+    for file in files:
+        by_folder.setdefault(file.parent, set()).add(file)
+    items: list[dict[str, Any]] = []
+    for folder, members in by_folder.items():
+        several = {uid: parts for uid, parts in series_in(folder).items() if len(parts) > 1}
+        singles = members - {Path(part) for parts in several.values() for part in parts}
+        items += [{"image": str(path), "scan_id": scan_id(root, path)} for path in singles]
+        alone = len(several) == 1 and not singles and folder != root
+        for uid in several:
+            name = scan_id(root, folder) if alone else (folder / uid).relative_to(root).as_posix()
+            items.append({"image": str(folder), "scan_id": name, "series_uid": uid})
+    return items
