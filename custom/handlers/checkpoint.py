@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
+
+from custom.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -71,26 +72,12 @@ class TrainingCheckpoint:
         logger.warning("Checkpoints of an earlier run are now in %s (--resume true would have continued it).", aside)
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with open(temporary, "wb") as stream:
-                torch.save(content, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:
+            write_atomically(path, lambda target: torch.save(content, target))
+        except OSError as error:
             earlier = checkpoints(self.folder)
-            left = (
-                f"{earlier[-1][1].name} is intact; free space and continue with --resume true"
-                if earlier
-                else "none yet"
-            )
-            raise OSError(
-                f"{path}: the checkpoint could not be written ({error}). Earlier checkpoint: {left}."
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            intact = f" {earlier[-1][1].name} is intact: --resume true continues from it." if earlier else ""
+            raise OSError(f"{error}{intact}") from error
 
 
 class ResumeTraining:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
+
+from custom.files import write_atomically
 
 
 class TrainingHistory:
@@ -44,14 +45,15 @@ class TrainingHistory:
         self._write([*read_history(self.file), row])
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
         columns = list(dict.fromkeys(name for row in rows for name in row)) or ["epoch"]
-        with open(temporary, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.file)
+
+        def write(target: Path) -> None:
+            with open(target, "w", newline="") as stream:
+                writer = csv.DictWriter(stream, columns, restval="")
+                writer.writeheader()
+                writer.writerows(rows)
+
+        write_atomically(self.file, write)
 
 
 def read_history(file: str | Path) -> list[dict[str, str]]:

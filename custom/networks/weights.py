@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from custom.files import write_atomically
 from custom.networks.encoder import Encoder, EncoderSpec
 
 logger = logging.getLogger(__name__)
@@ -53,11 +53,10 @@ def save_encoder(path: str | Path, encoder: Encoder, spec: EncoderSpec, info: Ma
         The path of the weights. Each file is complete or absent: both are written under another name and moved.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().contiguous().cpu() for name, value in encoder.plain_state_dict().items()}
-    _replace(path, lambda target: save_file(weights, target, metadata={"format": "pt"}))
+    write_atomically(path, lambda target: save_file(weights, target, metadata={"format": "pt"}))
     record = {"encoder": spec.as_dict(), "sha256": file_hash(path), **(info or {})}
-    _replace(path.with_suffix(".json"), lambda target: Path(target).write_text(json.dumps(record, indent=2) + "\n"))
+    write_atomically(path.with_suffix(".json"), lambda target: target.write_text(json.dumps(record, indent=2) + "\n"))
     return path
 
 
@@ -135,15 +134,6 @@ def _read(path: Path) -> dict[str, Tensor]:
         return content.get("model", content)
     except (OSError, SafetensorError, RuntimeError, EOFError, AttributeError) as error:
         raise ValueError(f"{path}: cannot be read as weights ({error}). Is the file complete?") from error
-
-
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _some(names: Sequence[str], limit: int = 4) -> str:

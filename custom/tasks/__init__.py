@@ -6,7 +6,7 @@ from custom.tasks.classification_setup import check_classification, labelled_ite
 from custom.tasks.classifier import Classifier, build_encoder, encoder_facts
 from custom.tasks.collect import Collected, collect
 from custom.tasks.linear_probe import LinearProbe
-from custom.tasks.results import BestModel, write_atomically
+from custom.tasks.results import BestModel
 
 __all__ = [
     "BestModel",
@@ -21,5 +21,4 @@ __all__ = [
     "encoder_facts",
     "labelled_items",
     "scan_groups",
-    "write_atomically",
 ]

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from monai.engines import Trainer
 
+from custom.files import write_atomically
 from custom.metrics import FIGURES, classification_report
 from custom.tasks.collect import Collected, collect
-from custom.tasks.results import BestModel, write_atomically, write_json, write_table
+from custom.tasks.results import BestModel, write_json, write_table
 from custom.visual.confusion import confusion_figure
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,9 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from custom.files import write_atomically
+
 logger = logging.getLogger(__name__)
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Write a file under another name and move it into place.
-
-    Args:
-        path: the file; its folder is created.
-        write: writes the content to the path that it receives.
-
-    Raises:
-        OSError: if it cannot be written; what was at ``path`` before is still there.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    # torch.save reports a full disk as RuntimeError
-    except (OSError, RuntimeError) as error:
-        raise OSError(
-            f"{path}: could not be written ({error}). Free space, or choose another folder with --output_dir."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the bundle's workflows need beside MONAI's engines."""
 
+from custom.workflows.errors import show_root_causes
 from custom.workflows.output import prepare_output_dir
 from custom.workflows.pretraining import MIMPrepareBatch, choose_prompts, parameter_groups
 
-__all__ = ["MIMPrepareBatch", "choose_prompts", "parameter_groups", "prepare_output_dir"]
+__all__ = ["MIMPrepareBatch", "choose_prompts", "parameter_groups", "prepare_output_dir", "show_root_causes"]

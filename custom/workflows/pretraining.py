@@ -41,7 +41,8 @@ def choose_prompts(
     """Return the prompts of a run: the user's, or those that come with the scans (phantoms name what they show).
 
     Args:
-        prompt: one phrase, or a list of phrases; None: take what the scans say.
+        prompt: one phrase, or a list of phrases; None: take what the scans say. A tuple is one phrase: the command line
+            reads ``--prompt "left lung, lower lobe"`` as one.
         items: datalist entries, possibly with ``prompt``.
         strategy: the mask strategy.
 
@@ -51,7 +52,9 @@ def choose_prompts(
     Raises:
         ValueError: if the strategy needs a region and nobody named one.
     """
-    given = [prompt] if isinstance(prompt, str) else list(prompt or [])
+    if isinstance(prompt, tuple):
+        prompt = ", ".join(str(part) for part in prompt)
+    given = [prompt] if isinstance(prompt, str) else [str(phrase) for phrase in prompt or []]
     prompts = given or sorted({str(item["prompt"]) for item in items if item.get("prompt")})
     if not prompts and strategy.needs_region:
         raise ValueError(

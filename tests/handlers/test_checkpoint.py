@@ -79,8 +79,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     folder = tmp_path / "c"
     train(folder, 1, network=fresh(), keep=1)
 
-    def full_disk(content, stream):
-        stream.write(b"half a checkpoint")
+    def full_disk(content, target):
+        target.write_bytes(b"half a checkpoint")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("custom.handlers.checkpoint.torch.save", full_disk)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors that end with what went wrong."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from types import TracebackType
+
+
+def show_root_causes() -> None:
+    """From now on, end the traceback of an uncaught error with the error that caused it.
+
+    MONAI wraps what a component or a transform raises several times; the one line that names the file and says what to
+    do would otherwise stand far above the last one.
+    """
+    sys.excepthook = _print_with_root_cause
+
+
+def _print_with_root_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    traceback.print_exception(kind, error, trace)
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if cause is not error and not isinstance(error, KeyboardInterrupt):
+        sys.stderr.write(f"\nWhat went wrong: {cause}\n")
