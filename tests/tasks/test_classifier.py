@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from custom.files import write_atomically
 from custom.networks import EncoderSpec, save_encoder
 from custom.options import flag
 from custom.tasks import (
@@ -24,7 +25,6 @@ from custom.tasks import (
     encoder_facts,
     labelled_items,
     scan_groups,
-    write_atomically,
 )
 from custom.visual.confusion import confusion_figure
 
