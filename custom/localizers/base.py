@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a localizer is: a frozen model that finds in a scan the region that a prompt names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Localizer(Protocol):
+    """From a scan and prompts to one region probability a prompt.
+
+    Frozen and deterministic: the same scan, prompts and :meth:`describe` give the same maps.
+
+    - ``native_dims``: numbers of spatial dimensions that :meth:`localize` takes, for example ``(2, 3)``.
+    """
+
+    native_dims: tuple[int, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Return, ready for JSON, everything that determines a map besides scan and prompt."""
+        ...
+
+    def localize(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Find what each prompt names.
+
+        Args:
+            image: scan ``[C, *spatial]``.
+            prompts: one phrase a map.
+
+        Returns:
+            Probabilities ``[len(prompts), *spatial]``, float32 in [0, 1]; all zero = found nothing.
+
+        Raises:
+            UnknownPromptError: if a phrase names nothing that this localizer knows.
+        """
+        ...
+
+
+class UnknownPromptError(ValueError):
+    """A prompt names nothing that the localizer knows.
+
+    Args:
+        prompt: the phrase.
+        known: what the localizer knows.
+        reason: why it was not understood.
+    """
+
+    def __init__(
+        self, prompt: str, known: Iterable[str], reason: str = "names nothing that this localizer knows"
+    ) -> None:
+        self.prompt = prompt
+        self.known = list(known)
+        self.reason = reason
+        super().__init__(prompt, self.known, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"The prompt {self.prompt!r} {self.reason}. Known: {', '.join(self.known)}. Use one of these words, add "
+            "the concept to a vocabulary file (bundle/configs/localizers/vocabulary.yaml shows how), or choose another "
+            "localizer with --localizer NAME (a file of bundle/configs/localizers)."
+        )
+
+
+def spatial_values(image: Tensor, native_dims: Sequence[int]) -> Tensor:
+    """Return a scan ``[C, *spatial]`` as grey values ``[*spatial]``, the mean over its channels.
+
+    Raises:
+        ValueError: if it has another number of dimensions, no voxel, or values that are not finite.
+    """
+    dims = image.ndim - 1
+    if dims not in native_dims or image.numel() == 0:
+        raise ValueError(
+            f"A scan must be [C, *spatial] with {' or '.join(map(str, native_dims))} spatial dimensions and at least "
+            f"one voxel, received the shape {tuple(image.shape)}."
+        )
+    values = image.detach().float().mean(dim=0)
+    if not bool(values.isfinite().all()):
+        raise ValueError("The scan holds NaN or infinite values: clean it before localization.")
+    return values

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From free text to words that can be compared: case, plural, spelling."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+STOP_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "any",
+        "all",
+        "are",
+        "as",
+        "at",
+        "both",
+        "by",
+        "can",
+        "for",
+        "from",
+        "in",
+        "inside",
+        "into",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "one",
+        "or",
+        "part",
+        "region",
+        "regions",
+        "area",
+        "areas",
+        "scan",
+        "scans",
+        "image",
+        "images",
+        "picture",
+        "slice",
+        "slices",
+        "volume",
+        "show",
+        "shows",
+        "showing",
+        "shown",
+        "see",
+        "seen",
+        "segment",
+        "find",
+        "locate",
+        "the",
+        "that",
+        "there",
+        "these",
+        "this",
+        "those",
+        "to",
+        "within",
+        "with",
+        "where",
+        "which",
+        "some",
+        "patient",
+        "patients",
+        "case",
+        "cases",
+        "visible",
+    ]
+)
+NEGATIONS = frozenset(("no", "not", "without", "absent", "exclude", "excluding", "except", "outside"))
+SIDES = {"left": "left", "right": "right"}
+CONTRASTS = {
+    "bright": "bright", "hyperintense": "bright", "hyperdense": "bright", "enhancing": "bright", "white": "bright",
+    "enhanced": "bright", "dark": "dark", "hypointense": "dark", "hypodense": "dark", "black": "dark",
+}  # fmt: skip
+# British spellings and Latin diphthongs become American, in prompts and vocabulary alike.
+SPELLINGS = (
+    (r"our$", "or"),
+    (r"oed", "ed"),
+    (r"haem", "hem"),
+    (r"aem", "em"),
+    (r"grey", "gray"),
+    (r"centre$", "center"),
+)
+PLURALS = (
+    (r"ies$", "y"), (r"ices$", "ex"), (r"(thes|tas|ros|nes|sis)es$", r"\1is"), (r"(s|x|z|ch|sh)es$", r"\1"),
+    (r"([^sui])s$", r"\1"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Words:
+    """A prompt taken apart.
+
+    - ``content``: the words that may name something, normalised.
+    - ``side``: ``left``, ``right`` or None; None too where both are named.
+    - ``contrast``: ``bright``, ``dark`` or None; None too where both are named.
+    - ``modality``: of the scan, where a word tells it.
+    - ``negated``: whether a word such as "without" occurs.
+    """
+
+    content: frozenset[str]
+    side: str | None = None
+    contrast: str | None = None
+    modality: str | None = None
+    negated: bool = field(default=False)
+
+
+def normalize_word(word: str) -> str:
+    """Return a lower-case word in singular and American spelling."""
+    for pattern, replacement in PLURALS:
+        if len(word) > 3 and re.search(pattern, word):
+            word = re.sub(pattern, replacement, word)
+            break
+    for pattern, replacement in SPELLINGS:
+        word = re.sub(pattern, replacement, word)
+    return word
+
+
+def normalize(text: str) -> list[str]:
+    """Split a phrase into normalised words; accents, punctuation and case are dropped."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    plain = re.sub(r"\bx[\s-]*ray", "xray", plain)
+    return [normalize_word(word) for word in re.findall(r"[a-z0-9]+", plain)]
+
+
+def parse(prompt: str, aliases: Mapping[str, str], modalities: Mapping[str, str]) -> Words:
+    """Take a prompt apart.
+
+    Args:
+        prompt: free text.
+        aliases: word -> the word that the vocabulary uses instead.
+        modalities: word -> modality.
+    """
+    words = normalize(prompt)
+    content = {aliases.get(word, word) for word in words}
+    return Words(
+        content=frozenset(content - STOP_WORDS - NEGATIONS - set(SIDES) - set(CONTRASTS) - set(modalities)),
+        side=_only(SIDES.get(word) for word in words),
+        contrast=_only(CONTRASTS.get(word) for word in words),
+        modality=_only(modalities.get(word) for word in words),
+        negated=not NEGATIONS.isdisjoint(words),
+    )
+
+
+def _only(found: Iterable[str | None]) -> str | None:
+    named = {each for each in found if each is not None}
+    return named.pop() if len(named) == 1 else None
