@@ -31,8 +31,8 @@ class TrainingCheckpoint:
 
     Args:
         folder: where ``checkpoint_epoch=N.pt`` files go.
-        objects: name -> object with ``state_dict`` (network, optimizer, scheduler, trainer, random state, ...). The
-            trainer's gradient scaler is added where there is one.
+        objects: name -> object with ``state_dict`` (network, optimizer, scheduler, random state, ...). The trainer and
+            its gradient scaler are added.
         interval: epochs between checkpoints.
         keep: how many of the newest to keep.
     """
@@ -58,7 +58,7 @@ class TrainingCheckpoint:
         """
         path = self.folder / f"checkpoint_epoch={engine.state.epoch}.pt"
         if not path.is_file():
-            self._write(path, {name: item.state_dict() for name, item in with_scaler(self.objects, engine).items()})
+            self._write(path, {name: item.state_dict() for name, item in with_engine(self.objects, engine).items()})
         for _, old in checkpoints(self.folder)[: -self.keep]:
             old.unlink()
 
@@ -107,7 +107,7 @@ class ResumeTraining:
                 logger.warning("%s cannot be read (%s); trying the one before.", path, error)
                 continue
             max_epochs = engine.state.max_epochs
-            Checkpoint.load_objects(to_load=with_scaler(self.objects, engine), checkpoint=content)
+            Checkpoint.load_objects(to_load=with_engine(self.objects, engine), checkpoint=content)
             engine.state.max_epochs = max_epochs
             logger.info("Resuming after epoch %d of %s from %s.", epoch, max_epochs, path)
             return
@@ -120,7 +120,7 @@ def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def with_scaler(objects: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
-    """Add the gradient scaler that MONAI's trainer makes for mixed precision."""
+def with_engine(objects: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+    """Add the engine itself (epoch, iteration) and the gradient scaler that it makes for mixed precision."""
     scaler = getattr(engine, "scaler_", None)
-    return {**objects, "scaler": scaler} if scaler is not None else dict(objects)
+    return {**objects, "trainer": engine, **({"scaler": scaler} if scaler is not None else {})}

@@ -22,7 +22,7 @@ def train(folder, epochs, *, resume=False, network=None, interval=1, keep=2):
             network.weight.add_(1)
 
     engine = Engine(step)
-    objects = {"network": network, "trainer": engine}
+    objects = {"network": network}
     if resume:
         ResumeTraining(folder, objects).attach(engine)
     TrainingCheckpoint(folder, objects, interval, keep).attach(engine)

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pretrain.yaml as a user runs it: from scans to an encoder, resumed, in 2D and 3D, and with bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+from monai.networks import nets
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from custom.handlers import read_history
+from custom.networks import encoder_record, load_encoder
+
+QUICK = {
+    "backbone": "resnet18_narrow",
+    "decoder_options": {"width": 8},
+    "batch_size": 4,
+    "prompt": "brain tumor",
+    "warmup_epochs": 1,
+    "device": torch.device("cpu"),
+}
+
+
+@pytest.fixture(autouse=True)
+def from_repository_root(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Eight pictures: a grey disc on black with a bright spot somewhere in it."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :48]
+    for index in range(8):
+        picture = 90.0 * ((x - 24) ** 2 + (y - 24) ** 2 < 20**2)
+        at = random.integers(14, 34, 2)
+        picture[(x - at[0]) ** 2 + (y - at[1]) ** 2 < 25] = 220
+        noisy = np.clip(picture + random.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"scan_{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def volumes(tmp_path_factory) -> Path:
+    """Three small volumes of another shape each."""
+    folder = tmp_path_factory.mktemp("volumes")
+    random = np.random.default_rng(0)
+    for index, shape in enumerate([(35, 50, 35), (30, 40, 33), (36, 44, 31)]):
+        values = random.normal(100, 10, shape).astype(np.float32)
+        values[12:20, 18:26, 12:20] += 120
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / f"volume_{index}.nii.gz")
+    return folder
+
+
+def workflow(dataset: Path, output: Path, **overrides) -> ConfigWorkflow:
+    options = {**QUICK, "image_size": [32, 32], "dataset_dir": str(dataset), "output_dir": str(output), **overrides}
+    made = ConfigWorkflow(
+        "bundle/configs/pretrain.yaml",
+        meta_file="bundle/configs/metadata.json",
+        logging_file=False,
+        workflow_type="train",
+        **options,
+    )
+    made.initialize()
+    return made
+
+
+def run(dataset: Path, output: Path, stop_after: int | None = None, **overrides) -> list[float]:
+    """Run the workflow and return the loss of every iteration; ``stop_after``: as if killed after that epoch."""
+    made, losses = workflow(dataset, output, **overrides), []
+    trainer = made.parser.get_parsed_content("train#trainer")
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())
+    )
+    if stop_after:
+
+        def kill(engine):
+            if engine.state.epoch == stop_after:
+                raise KeyboardInterrupt
+
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, kill)
+        with pytest.raises(KeyboardInterrupt):
+            made.run()
+    else:
+        made.run()
+    return losses
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory, request) -> Path:
+    """One complete run on pictures."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.chdir(Path(__file__).resolve().parents[1])
+    output = tmp_path_factory.mktemp("finished")
+    run(pictures, output, max_epochs=2, preview_interval=1, checkpoint_interval=1)
+    monkeypatch.undo()
+    return output
+
+
+def test_a_run_leaves_everything_that_was_promised(finished):
+    assert {"encoder.safetensors", "encoder.json", "history.csv", "pretraining.png", "checkpoints", "regions"} <= {
+        path.name for path in finished.iterdir()
+    }
+    assert [path.name for path in sorted((finished / "checkpoints").iterdir())] == [
+        "checkpoint_epoch=1.pt",
+        "checkpoint_epoch=2.pt",
+    ]
+    assert len(list((finished / "regions").rglob("*.png"))) >= 8
+    with Image.open(finished / "pretraining.png") as sheet:
+        assert min(sheet.size) > 300
+
+
+def test_the_encoder_rebuilds_and_loads_into_plain_monai(finished):
+    record = encoder_record(finished / "encoder.safetensors")
+    assert record["prompts"] == ["brain tumor"]
+    assert record["epochs"] == 2
+    assert load_encoder(finished / "encoder.safetensors").strides == [4, 8, 16, 32]
+    plain = nets.resnet18(spatial_dims=2, n_input_channels=1, conv1_t_stride=2, widen_factor=0.25, feed_forward=False)
+    plain.load_state_dict(load_file(finished / "encoder.safetensors"), strict=True)
+
+
+def test_a_checkpoint_holds_all_that_training_needs(finished):
+    content = torch.load(finished / "checkpoints" / "checkpoint_epoch=2.pt", weights_only=True)
+    assert content.keys() == {"network", "optimizer", "lr_scheduler", "trainer", "seeding"}
+    assert content["trainer"]["epoch"] == 2
+
+
+def test_tensorboard_has_losses_rates_ratios_and_pictures(finished):
+    events = EventAccumulator(str(finished / "tensorboard")).Reload()
+    assert {"train_loss", "hidden_ratio", "region_hidden_ratio", "background_hidden_ratio", "learning_rate"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert events.Tags()["images"]
+
+
+def test_region_cells_are_hidden_more_than_the_rest(finished):
+    last = read_history(finished / "history.csv")[-1]
+    assert float(last["region_hidden_ratio"]) > float(last["background_hidden_ratio"])
+
+
+def test_resumed_losses_equal_those_of_an_uninterrupted_run(pictures, tmp_path):
+    whole = run(pictures, tmp_path / "whole", max_epochs=4)
+    first = run(pictures, tmp_path / "parts", max_epochs=4, checkpoint_interval=1, stop_after=2)
+    second = run(pictures, tmp_path / "parts", max_epochs=4, checkpoint_interval=1, resume=True)
+    assert first == whole[:4]
+    assert second == whole[4:]
+    ends = [load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "parts")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert read_history(tmp_path / "whole" / "history.csv") == read_history(tmp_path / "parts" / "history.csv")
+
+
+@pytest.mark.parametrize("masking", ["random", "region_matched_random"])
+def test_other_maskings_run(pictures, tmp_path, masking):
+    run(pictures, tmp_path, max_epochs=1, masking=masking)
+    history = read_history(tmp_path / "history.csv")[-1]
+    assert 0 < float(history["hidden_ratio"]) < 1
+
+
+def test_random_masking_needs_no_prompt(pictures, tmp_path):
+    run(pictures, tmp_path, max_epochs=1, masking="random", prompt=None)
+    assert float(read_history(tmp_path / "history.csv")[-1]["hidden_ratio"]) == pytest.approx(0.7, abs=0.04)
+    assert not (tmp_path / "regions").exists()
+
+
+def test_maps_made_before_are_read_and_missing_ones_named(pictures, finished, tmp_path):
+    run(pictures, tmp_path / "out", max_epochs=1, region_dir=str(finished / "regions"))
+    assert not (tmp_path / "out" / "regions").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Exception, match=r"scan_\d\.png.*localize\.yaml"):
+        run(pictures, tmp_path / "out2", max_epochs=1, region_dir=str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("masking", ["region", "random"])
+def test_volumes(volumes, tmp_path, masking):
+    run(volumes, tmp_path, max_epochs=1, image_size=[32, 40, 32], cell_size=8, backbone="resnet18_small", masking=masking,
+        prompt="bright lesion")  # fmt: skip
+    assert load_encoder(tmp_path / "encoder.safetensors").spatial_dims == 3
+
+
+def test_sparks_decoder_and_lamb(pictures, tmp_path):
+    run(pictures, tmp_path, max_epochs=1, decoder="spark", decoder_options={"width": 32}, cell_size=32,
+        image_size=[64, 64], optimizer_name="lamb")  # fmt: skip
+
+
+def test_colour_pictures_work_by_config(tmp_path):
+    random = np.random.default_rng(0)
+    for index in range(4):
+        Image.fromarray(random.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{index}.jpg")
+    run(tmp_path, tmp_path / "out", max_epochs=1, channels=3, masking="random", prompt=None)
+    assert load_encoder(tmp_path / "out" / "encoder.safetensors").in_channels == 3
+
+
+def test_a_dataset_of_one_scan_trains(pictures, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "scan.png").write_bytes((pictures / "scan_0.png").read_bytes())
+    # One picture of 64 px with cells of 8: the coarsest map has 2 x 2 positions, enough for batch normalisation.
+    assert len(run(tmp_path / "one", tmp_path / "out", max_epochs=2, image_size=[64, 64])) == 2
+
+
+def test_a_bad_scan_is_named_or_skipped(pictures, tmp_path):
+    for path in pictures.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "scan_3.png").write_bytes((pictures / "scan_3.png").read_bytes()[:60])
+    with pytest.raises(Exception, match=r"scan_3\.png"):
+        run(tmp_path, tmp_path / "out", max_epochs=1)
+    run(tmp_path, tmp_path / "out", max_epochs=1, skip_bad=True)
+    assert (tmp_path / "out" / "encoder.safetensors").is_file()
+
+
+def test_settings_that_cannot_work_say_why(pictures, tmp_path):
+    for overrides, message in [
+        ({"prompt": None}, "--prompt"),
+        ({"image_size": [40, 40]}, r"divisible by \(32, 32\)"),
+        ({"cell_size": 64}, "smaller than a cell|divisible"),
+        ({"masking": "regoin"}, "Known: random, region"),
+        ({"backbone": "vit"}, "Known: dynunet, resnet10"),
+    ]:
+        with pytest.raises(Exception, match=message):
+            run(pictures, tmp_path / "out", max_epochs=1, **overrides)
+
+
+def test_an_unwritable_output_folder_is_said_before_any_work(pictures, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(Exception, match=r"cannot write there.*--output_dir"):
+        run(pictures, tmp_path / "file" / "out", max_epochs=1)
+
+
+def test_properties_are_those_that_monai_expects(pictures, tmp_path):
+    assert not workflow(pictures, tmp_path).check_properties()
+
+
+def test_metadata_describes_the_network(configs):
+    metadata = json.loads((configs / "metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"]
+    required = {"schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"}
+    assert required | {"task", "description", "authors", "copyright", "network_data_format"} <= metadata.keys()
+    assert all(isinstance(value, str) for value in metadata["required_packages_version"].values())
+    assert list(metadata["network_data_format"]["inputs"]) == ["image"]
+    assert list(metadata["network_data_format"]["outputs"]) == ["pred"]
+
+
+def test_network_takes_and_returns_what_the_metadata_says(configs, tmp_path):
+    from monai.bundle import verify_net_in_out
+
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "pretrain.yaml"),
+        device="cpu",
+        **{"spatial_dims": 2, "backbone": "resnet18_narrow"},
+    )
