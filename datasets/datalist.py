@@ -21,6 +21,7 @@ from datasets.readers.plain import scans_below
 
 logger = logging.getLogger(__name__)
 
+_HOW_TO_SPLIT = "Set the column `split` of a manifest.csv, or use folders train/val/test."
 _PHANTOM = re.compile(r"phantom:(?P<kind>\w+)_(?P<dims>[23])d")
 
 
@@ -61,7 +62,7 @@ class Datalist:
         if len(items) < minimum:
             counts = ", ".join(f"{split} {len(self.split(split))}" for split in SPLITS)
             problem = f"{minimum} scans are needed in the split {name!r}, found {len(items)} ({counts})"
-            raise ScanError(self.root, problem, "Set the column `split` of a manifest.csv, or use folders train/val/test.")
+            raise ScanError(self.root, problem, _HOW_TO_SPLIT)
         return items
 
 

@@ -12,9 +12,8 @@ from monai.data import ITKReader, NibabelReader, PILReader
 
 from datasets.errors import ScanError
 from datasets.formats import DICOM, NIFTI, PICTURE, scan_format
-from datasets.readers.dicom import last_line, read_header, read_series, series_files
+from datasets.readers.dicom import COPY, last_line, read_header, read_series, series_files
 
-_BROKEN = "Copy the file again from its source, or leave it out (--skip_bad true)."
 _GREY_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
 
 
@@ -56,11 +55,14 @@ def read_scan(path: str | Path, series_uid: str | None = None, codes: bool = Fal
             return _read_picture(path, codes)
         if kind == NIFTI:
             return _read_nifti(path)
-        return _read_dicom(path, series_uid) if kind == DICOM else _read_itk(*_with_itk(path))
+        if kind == DICOM:
+            image, frames = read_series(path, series_uid)
+            return _read_itk(image, frames > 1)
+        return _read_itk(ITKReader().read(path), False)
     except (ScanError, MemoryError):
         raise
     except Exception as error:  # the readers raise all kinds for damaged files
-        raise ScanError(path, f"it cannot be read ({type(error).__name__}: {last_line(error)})", _BROKEN) from error
+        raise ScanError(path, f"it cannot be read ({type(error).__name__}: {last_line(error)})", COPY) from error
 
 
 def scan_dims(path: str | Path, series_uid: str | None = None) -> int:
@@ -81,7 +83,7 @@ def scan_dims(path: str | Path, series_uid: str | None = None) -> int:
     except ScanError:
         raise
     except Exception as error:
-        raise ScanError(path, f"it cannot be read ({type(error).__name__}: {last_line(error)})", _BROKEN) from error
+        raise ScanError(path, f"it cannot be read ({type(error).__name__}: {last_line(error)})", COPY) from error
     return 3 if sum(side > 1 for side in shape[:3]) > 2 else 2
 
 
@@ -108,9 +110,10 @@ def _plain_mode(image: Any) -> Any:
 def _read_nifti(path: Path) -> RawScan:
     reader = NibabelReader()
     values, meta = reader.get_data(reader.read(path))
-    colour = values.dtype.names is not None
-    if colour:
-        values = np.stack([values[name] for name in values.dtype.names[:3]], axis=-1)
+    parts = values.dtype.names
+    if parts is not None:
+        values = np.stack([values[name] for name in parts[:3]], axis=-1)
+    colour = parts is not None
     return RawScan(_four_axes(values, colour), np.asarray(meta["affine"], dtype=np.float64), colour)
 
 
@@ -124,16 +127,6 @@ def _four_axes(values: np.ndarray, colour: bool) -> np.ndarray:
 
 def _three(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape, 1, 1, 1)[:3]
-
-
-def _with_itk(path: Path) -> tuple[Any, bool]:
-    image = ITKReader().read(path)
-    return image, False
-
-
-def _read_dicom(path: Path, series_uid: str | None) -> RawScan:
-    image, frames = read_series(path, series_uid)
-    return _read_itk(image, frames > 1)
 
 
 def _read_itk(image: Any, frames_in_z: bool) -> RawScan:

@@ -12,13 +12,14 @@ class ScanError(ValueError):
     Args:
         path: the file or folder.
         problem: what is wrong with it.
-        remedy: what the user can do, one sentence with its full stop.
+        remedy: what the user can do.
     """
 
     # Defaults, because a DataLoader rebuilds a worker's exception from its message alone.
     def __init__(self, path: str | Path, problem: str = "", remedy: str = "") -> None:
         self.path, self.problem, self.remedy = str(path), problem, remedy
-        super().__init__(f"{path}: {problem}. {remedy}".rstrip() if problem else str(path))
+        advice = f" {remedy.rstrip('.')}." if remedy else ""
+        super().__init__(f"{path}: {problem}.{advice}" if problem else str(path))
 
     def __reduce__(self) -> tuple[type[ScanError], tuple[str, str, str]]:
         return type(self), (self.path, self.problem, self.remedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from monai.utils import ensure_tuple
 
 from datasets.decoding import RawScan, read_scan
 from datasets.errors import ScanError
+from datasets.readers.dicom import CONVERT
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,12 @@ _SKIP = "or leave the scan out (--skip_bad true)"
 class LoadScand(MapTransform):
     """Read scans: path to ``MetaTensor[channels, *spatial]``, float32, with grey levels as stored.
 
-    Volumes are turned to ``orientation``. Slices ``[X, Y]`` of a format that knows the patient (NIfTI, NRRD, DICOM) are
-    turned as one looks at them: the patient's right, or front, at low x. Pictures (PNG, JPEG) stay as they are, x to the
-    right and y down. Rules for the unusual:
+    Volumes are turned to ``orientation``. Slices ``[X, Y]`` of a format that knows the patient (NIfTI, NRRD, DICOM)
+    are turned as one looks at them: the patient's right, or front, at low x. Pictures (PNG, JPEG) stay as they are, x
+    to the right and y down. Rules for the unusual:
 
     - 4D, vector and multi-frame files raise unless ``frame`` chooses one; axes of length 1 behind Z are dropped.
+      Multi-frame DICOM is never a volume: ITK does not tell slices from times.
     - Colour becomes luminance for one channel; grey is repeated for three; transparent parts become black.
     - A single slice is a 2D scan, never a volume; a volume is never a 2D scan.
     - NaN and infinite values raise; a constant image is logged as a warning.
@@ -115,17 +117,19 @@ class LoadScand(MapTransform):
             "placed": raw.affine is not None,
         }
         scan = MetaTensor(values, affine=torch.as_tensor(affine), meta=meta)
-        return scan if raw.affine is None or self.turn is None else self.turn(scan)
+        return scan if raw.affine is None or self.turn is None else cast(MetaTensor, self.turn(scan))
 
     def _one_frame(self, path: str, raw: RawScan) -> RawScan:
         """Choose one of several volumes or frames."""
         if raw.colour or (raw.values.ndim == 3 and not raw.frames_in_z):
             return raw
         count = raw.values.shape[-1]
+        if raw.frames_in_z and self.spatial_dims == 3:
+            raise ScanError(path, f"multi-frame DICOM: its {count} frames may be slices, times or echoes", CONVERT)
         kind = f"multi-frame DICOM with {count} frames" if raw.frames_in_z else f"4D with {count} volumes"
         if self.frame is None or self.frame >= count:
             choice = "choose one with frame=0" if self.frame is None else f"there is no frame {self.frame}"
-            raise ScanError(path, f"{kind}; {choice}", f"Set `frame` of LoadScand to 0..{count - 1}, or split the file.")
+            raise ScanError(path, f"{kind}; {choice}", f"Set `frame` of LoadScand to 0..{count - 1}, or split the file")
         values = raw.values[..., self.frame]
         return RawScan(values[..., None] if values.ndim == 2 else values, raw.affine)
 
@@ -167,7 +171,7 @@ class LoadScand(MapTransform):
         if self.spatial_dims == 2:
             across = list(scan.shape[1:]).index(1)
             kept = [axis for axis in range(3) if axis != across]
-            scan, affine = scan.squeeze(across + 1), affine[:, [*kept, across, 3]]
+            scan, affine = cast(MetaTensor, scan.squeeze(across + 1)), affine[:, [*kept, across, 3]]
         meta = {key: scan.meta[key] for key in ("filename_or_obj", "original_affine", "spatial_shape")}
         return MetaTensor(scan.as_tensor().contiguous(), affine=affine, meta={**meta, "space": "RAS"})
 
@@ -178,7 +182,7 @@ class LoadScand(MapTransform):
         if self.spatial_dims == 2:
             across = list(scan.shape[1:]).index(1)
             sizes.insert(across, float(scan.pixdim[across]))
-        return Spacing(pixdim=sizes, mode=mode, padding_mode="border")(scan)
+        return cast(MetaTensor, Spacing(pixdim=sizes, mode=mode, padding_mode="border")(scan))
 
 
 def _full_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) -> tuple[float, ...] | None:

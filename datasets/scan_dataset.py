@@ -54,8 +54,10 @@ class ScanDataset(CacheDataset):
         """Take other scans: fill the cache and leave out the bad ones, if so asked."""
         self.skipped = []
         data = list(data)
+        if not data:
+            raise ScanError("dataset", "no scans to read", "Check --dataset_dir and the splits of its scans")
         super().set_data(data)
-        if not self.skip_bad or not data:
+        if not self.skip_bad:
             return
         results = self._cache or [self._probe(index) for index in range(len(data))]
         good = [index for index, result in enumerate(results) if not isinstance(result, ScanError)]

@@ -63,4 +63,4 @@ def _label(root: Path, source: Path, where: str, label: Any, names: dict[str, An
         return {"mask": str(resolve_inside(root, label, source, where))}
     if isinstance(label, str | int):
         return {"label_name": str(names.get(str(label), label))}
-    raise ScanError(source, f"{where}: label {label!r}"[:300], "It must be one path, or one class (text or whole number).")
+    raise ScanError(source, f"{where}: label {label!r}"[:300], "It must be one path, or one class (text or number).")

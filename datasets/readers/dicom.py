@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ from datasets.errors import ScanError
 
 logger = logging.getLogger(__name__)
 
+COPY = "Copy the file again from its source, or leave it out (--skip_bad true)."
 CONVERT = "Convert it to NIfTI with a tool that sorts this out (dcm2niix does), or leave it out."
 _PARALLEL = 1e-3  # difference of direction cosines that still counts as parallel (rounding in the header)
 _UNEVEN = 0.1  # deviation of a gap between slices from the median gap, as a share of it
@@ -85,7 +87,8 @@ def series_files(path: str | Path, series_uid: str | None) -> list[str]:
     if series_uid in series:
         return series[str(series_uid)]
     wanted = f"series {series_uid} is not among the" if series_uid else "holds"
-    raise ScanError(path, f"{wanted} {len(series)} series: {', '.join(series)}", "Give each series a folder of its own.")
+    problem = f"{wanted} {len(series)} series: {', '.join(series)}"
+    raise ScanError(path, problem, "Give each series a folder of its own.")
 
 
 def read_header(file: str) -> Slice:
@@ -101,10 +104,11 @@ def read_header(file: str) -> Slice:
     try:
         io.ReadImageInformation()
     except RuntimeError as error:
-        raise ScanError(file, f"not readable as a DICOM image ({last_line(error)})", CONVERT) from error
+        raise ScanError(file, f"truncated, or no DICOM image ({last_line(error)})", COPY) from error
     tags = io.GetMetaDataDictionary()
+    columns, rows, frames = (io.GetDimensions(axis) if axis < io.GetNumberOfDimensions() else 1 for axis in range(3))
     return Slice(
-        size=tuple(io.GetDimensions(axis) if axis < io.GetNumberOfDimensions() else 1 for axis in range(3)),
+        size=(columns, rows, frames),
         origin=np.array([io.GetOrigin(axis) for axis in range(3)]),
         directions=np.array([io.GetDirection(axis) for axis in range(3)]),
         components=io.GetNumberOfComponents(),
@@ -146,7 +150,9 @@ def read_series(path: str | Path, series_uid: str | None) -> tuple[Any, int]:
 def last_line(error: Exception) -> str:
     """Return the telling part of one of ITK's messages, which start with source lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200].rstrip(".") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return re.sub(r"^ITK ERROR: \w+\(0x[0-9a-f]+\): ", "", lines[-1])[:200].rstrip(".")
 
 
 def _check_volume(path: str | Path, slices: Sequence[Slice]) -> None:

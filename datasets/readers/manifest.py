@@ -40,7 +40,8 @@ def read_manifest(root: Path, label_column: str = "label") -> list[dict[str, Any
     if not rows:
         raise ScanError(manifest, "it lists no scan", _COLUMNS)
     reader = _Boxes(root, manifest)
-    items, lines = [], {}
+    items: list[dict[str, Any]] = []
+    lines: dict[str, int] = {}
     for line, row in rows:
         item = _item(root, manifest, line, row, label_column, reader)
         if item["scan_id"] in lines:
