@@ -5,7 +5,7 @@ From scratch against SparK's random masks, region masks and the matched random c
 fine-tuning, on `brain_mri_cheng`, through the very configs that users run. Sized for two CPU cores: a small network,
 small pictures, few epochs. Every finished run is kept; started again, the command goes on where it stopped.
 
-    python benchmarks/first_look.py --data $MWM_DATA --output output/first_look
+    python -m benchmarks.first_look --data $MWM_DATA --output output/first_look
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 CONFIGS = Path("bundle/configs")
-FIGURES = ("accuracy", "balanced_accuracy", "auroc")
+FIGURES = ("accuracy", "balanced_accuracy", "macro_auroc")
+INTERVAL = ("macro_auroc_low", "macro_auroc_high")
 logger = logging.getLogger("first_look")
 
 
@@ -36,12 +37,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     study = ConfigParser.load_config_file(str(arguments.settings))
     dataset, output = Path(arguments.data) / study["dataset"], Path(arguments.output)
-    regions = localize(study, dataset, output / "regions")
     for seed in study["seeds"]:
-        for arm, pretraining in study["arms"].items():
-            encoder = pretrain(study, arm, pretraining, seed, dataset, output, regions)
+        for arm in arguments.arms or study["arms"]:
+            encoder = pretrain(study, arm, seed, dataset, output)
             for name, options in study["evaluations"].items():
-                evaluate(study, name, options, encoder, seed, dataset, run_folder(output, arm, seed) / slug(name))
+                folder = run_folder(output, arm, seed) / slug(name)
+                evaluate(study["common"], options, encoder, seed, dataset, folder)
             write_tables(study, output, Path(arguments.results))
 
 
@@ -54,6 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--settings", default=Path(__file__).with_suffix(".yaml"), help="what is compared, at which size"
     )
+    parser.add_argument("--arms", nargs="*", help="only these arms of the settings")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     if not arguments.data:
@@ -61,47 +63,34 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def localize(study: Mapping[str, Any], dataset: Path, folder: Path) -> Path:
-    """Make the region maps once; every pretraining reads them."""
+def localize(prompt: str, dataset: Path, folder: Path) -> dict[str, str]:
+    """Make the region maps of a prompt once; return what tells a pretraining to read them."""
     if not (folder / "summary.json").is_file():
-        run("localize", dataset_dir=str(dataset), prompt=study["prompt"], output_dir=str(folder), split="all")
-    return folder
+        run("localize", dataset_dir=str(dataset), prompt=prompt, output_dir=str(folder))
+    return {"region_dir": str(folder)}
 
 
-def pretrain(
-    study: Mapping[str, Any],
-    arm: str,
-    pretraining: Mapping[str, Any] | None,
-    seed: int,
-    dataset: Path,
-    output: Path,
-    regions: Path,
-) -> str | None:
-    """Pretrain one arm with one seed; return its encoder, None for the arm without pretraining."""
-    if pretraining is None:
+def pretrain(study: Mapping[str, Any], arm: str, seed: int, dataset: Path, output: Path) -> str | None:
+    """Pretrain one arm with one seed, unless that was done; return its encoder (none: without pretraining)."""
+    arguments = study["arms"][arm]
+    if arguments is None:
         return None
     folder = run_folder(output, arm, seed)
     encoder = folder / "encoder.safetensors"
     if not encoder.is_file():
-        options = {**study["common"], **study["pretrain"], **pretraining, "prompt": study["prompt"], "seed": seed}
-        where = {"dataset_dir": str(dataset), "output_dir": str(folder), "region_dir": str(regions)}
-        run("pretrain", **options, **where, resume=True)
+        prompt = arguments.get("prompt")
+        regions = localize(prompt, dataset, output / "regions" / slug(prompt)) if prompt else {}
+        options = {**study["common"], **study["pretrain"], **arguments, **regions, "seed": seed}
+        run("pretrain", **options, dataset_dir=str(dataset), output_dir=str(folder), resume=True)
     return str(encoder)
 
 
 def evaluate(
-    study: Mapping[str, Any],
-    name: str,
-    options: Mapping[str, Any],
-    encoder: str | None,
-    seed: int,
-    dataset: Path,
-    folder: Path,
+    common: Mapping[str, Any], options: Mapping[str, Any], encoder: str | None, seed: int, dataset: Path, folder: Path
 ) -> None:
     """Classify with one encoder in one way, unless that was done."""
     if not (folder / "metrics.json").is_file():
-        logger.info("%s of %s", name, encoder)
-        settings = {**study["common"], **options, "seed": seed, "encoder": encoder}
+        settings = {**common, **options, "seed": seed, "encoder": encoder}
         run("classify", **settings, dataset_dir=str(dataset), output_dir=str(folder))
 
 
@@ -137,7 +126,7 @@ def write_tables(study: Mapping[str, Any], output: Path, results: Path) -> None:
     rows = [row for arm in study["arms"] for seed in study["seeds"] for row in finished(study, output, arm, seed)]
     results.mkdir(parents=True, exist_ok=True)
     with open(results / "first_look.csv", "w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["arm", "evaluation", "seed", *FIGURES, "val_auroc"])
+        writer = csv.DictWriter(stream, ["arm", "evaluation", "seed", *FIGURES, *INTERVAL, "val_macro_auroc"])
         writer.writeheader()
         writer.writerows(rows)
     (results / "first_look.md").write_text(markdown(study, rows))
@@ -150,20 +139,22 @@ def finished(study: Mapping[str, Any], output: Path, arm: str, seed: int) -> lis
         file = run_folder(output, arm, seed) / slug(name) / "metrics.json"
         if file.is_file():
             metrics = json.loads(file.read_text())
-            test = {figure: metrics["test"][figure]["value"] for figure in FIGURES}
-            val = {"val_auroc": metrics["val"]["auroc"]["value"]}
-            rows.append({"arm": arm, "evaluation": name, "seed": seed, **test, **val})
+            test = {figure: metrics["test"][figure] for figure in FIGURES}
+            low, high = metrics["test"]["intervals"]["macro_auroc"]
+            more = {"macro_auroc_low": low, "macro_auroc_high": high, "val_macro_auroc": metrics["val"]["macro_auroc"]}
+            rows.append({"arm": arm, "evaluation": name, "seed": seed, **test, **more})
     return rows
 
 
 def markdown(study: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
-    """Mean ± standard deviation over the seeds on the test scans, one line per evaluation and arm."""
+    """One line per evaluation and arm: test figures over the seeds."""
+    size, epochs = study["common"]["image_size"][0], study["pretrain"]["max_epochs"]
     lines = [
         f"# {study['dataset']}: a small first look",
         "",
-        f"Test scans, mean ± standard deviation over {len(study['seeds'])} seeds; written by `benchmarks/first_look.py` with",
-        f"`benchmarks/first_look.yaml` ({study['common']['backbone']}, {study['common']['image_size'][0]} px, "
-        f"{study['pretrain']['max_epochs']} epochs of pretraining). Every run: `first_look.csv`.",
+        "Test scans; mean ± standard deviation over the seeds, in per cent. In brackets: 95 % bootstrap interval of one",
+        f"run (patients or runs of slices drawn), averaged over the seeds. {study['common']['backbone']}, {size} px, ",
+        f"{epochs} epochs of pretraining. Every run: `first_look.csv`; `python -m benchmarks.first_look`.",
         "",
         "| evaluation | pretraining | runs | accuracy | balanced accuracy | macro AUROC |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -172,8 +163,9 @@ def markdown(study: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
         for arm in study["arms"]:
             runs = [row for row in rows if row["arm"] == arm and row["evaluation"] == name]
             if runs:
-                cells = " | ".join(mean_and_spread([row[figure] for row in runs]) for figure in FIGURES)
-                lines.append(f"| {name} | {arm} | {len(runs)} | {cells} |")
+                cells = [mean_and_spread([row[figure] for row in runs]) for figure in FIGURES]
+                low, high = (100 * statistics.fmean(row[bound] for row in runs) for bound in INTERVAL)
+                lines.append(f"| {name} | {arm} | {len(runs)} | {' | '.join(cells)} [{low:.1f}, {high:.1f}] |")
     return "\n".join(lines) + "\n"
 
 

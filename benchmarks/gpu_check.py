@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run every workflow for a few steps on a GPU and compare its first losses with the CPU's.
 
-    python benchmarks/gpu_check.py                # CPU against GPU, in float32 and in mixed precision
-    python benchmarks/gpu_check.py --device cpu   # the same comparison without a GPU: CPU against itself
+    python -m benchmarks.gpu_check                # CPU against GPU, in float32 and in mixed precision
+    python -m benchmarks.gpu_check --device cpu   # the same comparison without a GPU: CPU against itself
 
 Exit status: 0 all agree, 1 some do not, 2 there is no GPU.
 """
