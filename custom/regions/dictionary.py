@@ -95,7 +95,11 @@ class LocalizeRegiond(MapTransform):
         self, localizer: Localizer, image: Tensor, scan_id: str, records: Mapping[str, RegionRecord]
     ) -> dict[str, Tensor]:
         start = time.perf_counter()
-        found = localizer.localize(image, list(records))
+        try:
+            found = localizer.localize(image, list(records))
+        except Exception as error:
+            error.add_note(f"Raised while localizing in the scan {scan_id}.")
+            raise
         seconds = (time.perf_counter() - start) / len(records)
         _check_made(found, (len(records), *image.shape[1:]), scan_id, localizer)
         maps = {}

@@ -149,7 +149,7 @@ def _read(path: Path) -> Tensor | None:
         if path.suffix == ".png":
             with Image.open(path) as picture:
                 return torch.from_numpy(np.asarray(picture.convert("L")).T.copy())
-        volume = nibabel.load(path)
+        volume = nibabel.Nifti1Image.from_filename(path)
         return torch.from_numpy(np.asarray(volume.dataobj.get_unscaled()).astype(np.uint8))
     except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError):
         return None

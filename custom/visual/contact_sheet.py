@@ -52,7 +52,7 @@ def make_tiles(image: Tensor, region: Tensor, name: str, prompts: Sequence[str],
     for prompt, each in zip(prompts, maps, strict=True):
         covered = float((each >= threshold).mean())
         title = f"{_short(name)}\n{_short(prompt)}: {_percent(covered)}"
-        index = _slice_index(each) if each.ndim == 3 else None
+        index = _slice_index(each, threshold) if each.ndim == 3 else None
         tiles.append(Tile(title, _view(grey, index), _view(each[None], index), aspect))
     return tiles
 
@@ -101,9 +101,11 @@ def _draw(axes: Axes, tile: Tile, threshold: float) -> None:
     axes.set_title(tile.title, fontsize=7)
 
 
-def _slice_index(volume: np.ndarray) -> int:
-    area = volume.sum(axis=(0, 1))
-    return int(area.argmax()) if area.any() else volume.shape[2] // 2
+def _slice_index(volume: np.ndarray, threshold: float) -> int:
+    for area in ((volume >= threshold).sum(axis=(0, 1)), volume.sum(axis=(0, 1))):
+        if area.any():
+            return int(area.argmax())
+    return volume.shape[2] // 2
 
 
 def _view(channels: np.ndarray, index: int | None) -> np.ndarray:

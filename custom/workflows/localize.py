@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class RegionLocalization:
                 self._localize(scan, index in on_sheet)
         return self._report()
 
-    def _read(self, item: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def _read(self, item: Mapping[str, Any]) -> Mapping[Hashable, Any] | None:
         try:
             return self.load(dict(item))
         except ScanError as error:
@@ -83,7 +83,7 @@ class RegionLocalization:
             self.skipped.append((str(item[MIMKeys.SCAN_ID]), str(error)))
             return None
 
-    def _localize(self, scan: Mapping[str, Any], on_sheet: bool) -> None:
+    def _localize(self, scan: Mapping[Hashable, Any], on_sheet: bool) -> None:
         scan_id, prompts, threshold = str(scan[MIMKeys.SCAN_ID]), self.localize.prompts, self.localize.threshold
         region: Tensor = self.localize(scan)[MIMKeys.REGION].as_tensor()
         for prompt, each in zip(prompts, region, strict=True):
@@ -118,10 +118,16 @@ def required_prompts(prompt: str | Sequence[str] | None, items: Sequence[Mapping
 
 def pretrain_command(configs: str, dataset_dir: str, region_dir: str, prompts: Sequence[str]) -> str:
     """Return the command that pretrains with maps made before, ready to paste."""
-    prompt = prompts[0] if len(prompts) == 1 else str(list(prompts))
+    # The command line would split a phrase at its commas, a list keeps it whole.
+    prompt = prompts[0] if len(prompts) == 1 and "," not in prompts[0] else str(list(prompts))
     options = {"config_file": f"{configs}/pretrain.yaml", "dataset_dir": dataset_dir, "prompt": prompt}
-    given = " ".join(f"--{name} {shlex.quote(value)}" for name, value in {**options, "region_dir": region_dir}.items())
+    given = " ".join(f"--{name} {_quoted(value)}" for name, value in {**options, "region_dir": region_dir}.items())
     return f"Next: python -m monai.bundle run {given}"
+
+
+def _quoted(value: str) -> str:
+    readable = shlex.quote(value) != value and not set(value) & set('"$`\\!')
+    return f'"{value}"' if readable else shlex.quote(value)
 
 
 def _log(summary: Mapping[str, Any]) -> None:
