@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets.formats import DICOM, format_by_name
+from datasets.readers.splits import split_by_hash
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -20,7 +19,6 @@ _SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-_SHARES = (0.70, 0.15)  # train, val; the rest is test
 
 
 def label_by_folders(items: Sequence[dict[str, Any]], seed: int) -> str:
@@ -47,7 +45,7 @@ def label_by_folders(items: Sequence[dict[str, Any]], seed: int) -> str:
         return "DICOM series" if dicom else "plain folder"
     for item, parts in zip(items, tops, strict=True):
         item["label_name"] = parts[0]
-    _split_by_hash(items, seed)
+    _split_classes(items, seed)
     return "class folders"
 
 
@@ -60,15 +58,10 @@ def _label_in_splits(items: Sequence[dict[str, Any]], tops: Sequence[tuple[str, 
     return "class folders in split folders" if classes else "split folders"
 
 
-def _split_by_hash(items: Sequence[dict[str, Any]], seed: int) -> None:
-    """Split every class alike; a class of three or more scans has one in each split at least."""
-    by_class: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for item in items:
-        by_class[item["label_name"]].append(item)
-    for members in by_class.values():
-        members.sort(key=lambda item: hashlib.sha256(f"{seed}:{item['scan_id']}".encode()).hexdigest())
-        held_out = [max(1, round(share * len(members))) for share in (_SHARES[1], 1 - sum(_SHARES))]
-        if len(members) < 3:
-            held_out = [0, len(members) - 1]
-        for index, item in enumerate(members):
-            item["split"] = "val" if index < held_out[0] else "test" if index < sum(held_out) else "train"
+def _split_classes(items: Sequence[dict[str, Any]], seed: int) -> None:
+    """Split every class alike."""
+    for name in {item["label_name"] for item in items}:
+        members = [item for item in items if item["label_name"] == name]
+        splits = split_by_hash((item["scan_id"] for item in members), seed)
+        for item in members:
+            item["split"] = splits[item["scan_id"]]
