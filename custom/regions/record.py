@@ -23,8 +23,9 @@ def software_versions() -> dict[str, str]:
 def digest(array: Tensor) -> str:
     """Short hash of a tensor's shape, type and values."""
     plain = array.detach().cpu().contiguous()
-    head = f"{tuple(plain.shape)} {plain.dtype}".encode()
-    return hashlib.blake2b(head + plain.numpy().tobytes(), digest_size=16).hexdigest()
+    state = hashlib.blake2b(f"{tuple(plain.shape)} {plain.dtype}".encode(), digest_size=16)
+    state.update(plain.numpy().reshape(-1).data)
+    return state.hexdigest()
 
 
 @dataclass(frozen=True)

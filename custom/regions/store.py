@@ -149,8 +149,9 @@ def _read(path: Path) -> Tensor | None:
         if path.suffix == ".png":
             with Image.open(path) as picture:
                 return torch.from_numpy(np.asarray(picture.convert("L")).T.copy())
-        volume = nibabel.Nifti1Image.from_filename(path)
-        return torch.from_numpy(np.asarray(volume.dataobj.get_unscaled()).astype(np.uint8))
+        # Scaled values, so that a mask of zeros and ones drawn by hand is read as it is meant.
+        values = nibabel.Nifti1Image.from_filename(path).get_fdata(dtype=np.float32)
+        return quantize(torch.from_numpy(values))
     except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError):
         return None
 

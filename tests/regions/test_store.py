@@ -160,7 +160,10 @@ def test_read_only_takes_maps_edited_by_hand(store):
     folder = store.root / "maps" / "a.png"
     folder.mkdir(parents=True)
     Image.fromarray(np.full((30, 20), 255, np.uint8)).save(folder / "lesion.png")
-    assert RegionStore(store.root, read_only=True).load("a.png", "lesion").shape == (20, 30)
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.eye(4)), folder / "mask.nii.gz")
+    given = RegionStore(store.root, read_only=True)
+    assert given.load("a.png", "lesion").shape == (20, 30)
+    assert bool((given.load("a.png", "mask") == torch.ones(4, 5, 6)).all())
 
 
 @pytest.mark.parametrize("scan_id", ["../a", "a/../../b", "/etc/a", "", "..", "a\\..\\b", "a\0b"])
