@@ -32,10 +32,12 @@ class LoadScand(MapTransform):
 
     Volumes are turned to ``orientation``. Slices ``[X, Y]`` of a format that knows the patient (NIfTI, NRRD, DICOM)
     are turned as one looks at them: the patient's right, or front, at low x. Pictures (PNG, JPEG) stay as they are, x
-    to the right and y down. Rules for the unusual:
+    to the right and y down. ``meta["affine"]`` places the voxels (in-plane axes first for slices),
+    ``meta["original_affine"]`` those of the file. Rules for the unusual:
 
     - 4D, vector and multi-frame files raise unless ``frame`` chooses one; axes of length 1 behind Z are dropped.
       Multi-frame DICOM is never a volume: ITK does not tell slices from times.
+    - DICOM with inverted grey levels (MONOCHROME1) arrives turned over, bright for dense, as the rest.
     - Colour becomes luminance for one channel; grey is repeated for three; transparent parts become black.
     - A single slice is a 2D scan, never a volume; a volume is never a 2D scan.
     - NaN and infinite values raise; a constant image is logged as a warning.
@@ -170,8 +172,9 @@ class LoadScand(MapTransform):
         affine = scan.affine
         if self.spatial_dims == 2:
             across = list(scan.shape[1:]).index(1)
-            kept = [axis for axis in range(3) if axis != across]
-            scan, affine = cast(MetaTensor, scan.squeeze(across + 1)), affine[:, [*kept, across, 3]]
+            order = [*(axis for axis in range(3) if axis != across), across, 3]
+            # MONAI's 2D transforms read the plane from the upper left corner: a slice's own axes come first there.
+            scan, affine = cast(MetaTensor, scan.squeeze(across + 1)), affine[order][:, order]
         meta = {key: scan.meta[key] for key in ("filename_or_obj", "original_affine", "spatial_shape")}
         return MetaTensor(scan.as_tensor().contiguous(), affine=affine, meta={**meta, "space": "RAS"})
 

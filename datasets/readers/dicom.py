@@ -136,7 +136,7 @@ def read_series(path: str | Path, series_uid: str | None) -> tuple[Any, int]:
     if len(files) > 1:
         _check_volume(path, headers)
     if headers[0].tags.get("0028|0004") == "MONOCHROME1":
-        logger.warning("%s: stored inverted (MONOCHROME1); grey levels are left as they are", path)
+        logger.info("%s: stored inverted (MONOCHROME1); GDCM turns the grey levels over", path)
     # Rescale slope and type may differ from slice to slice, and ITK takes the first one's type for all.
     pixel = itk.F if headers[0].components == 1 else None
     try:

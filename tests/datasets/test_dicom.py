@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DICOM: series to volumes, and series that are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datasets import LoadScand, ScanError, load_datalist
+
+pytest.importorskip("itk")
+
+
+def load(path, dims=3, **options):
+    return LoadScand(spatial_dims=dims, **options)({"image": str(path)})["image"]
+
+
+def test_slices_are_stacked_by_position_and_turned(make, tmp_path):
+    scan = load(make.series(tmp_path, heights=(4, 0, 2)))
+    assert scan.shape == (1, 6, 5, 3)
+    assert scan.pixdim.tolist() == [1, 1, 2]
+    # Slice 1 of the files is the lowest; rows run to the left and to the back, RAS the other way.
+    assert scan[0, :, :, 0].tolist() == (np.arange(30).reshape(5, 6).T + 100)[::-1, ::-1].tolist()
+    assert [float(level.min()) for level in scan[0].permute(2, 0, 1)] == [100, 200, 0]
+
+
+def test_a_series_is_chosen_by_its_identifier(make, tmp_path):
+    make.series(tmp_path / "s", "1.2.826.0.1.3680043.8.498.11")
+    make.series(tmp_path / "s", "1.2.826.0.1.3680043.8.498.12", heights=(0, 1), value=500)
+    items = load_datalist(tmp_path).items
+    shapes = [LoadScand(spatial_dims=3)(item)["image"].shape for item in items]
+    assert sorted(shape[-1] for shape in shapes) == [2, 3]
+    with pytest.raises(ScanError, match=r"holds 2 series: .*Give each series a folder of its own"):
+        load(tmp_path / "s")
+    with pytest.raises(ScanError, match="series 1.2.3 is not among the 2 series"):
+        LoadScand(spatial_dims=3)({"image": str(tmp_path / "s"), "series_uid": "1.2.3"})
+
+
+def test_a_single_file_is_a_slice_in_display_order(make, tmp_path, messages):
+    path = make.dicom(tmp_path / "a.dcm", "1.2.826.0.1.3680043.8.498.1")
+    assert load(path, 2)[0].T.tolist() == np.arange(30).reshape(5, 6).tolist()
+    with pytest.raises(ScanError, match="a single slice"):
+        load(path, 3)
+    path.write_bytes(path.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1"))
+    turned = load(path, 2)[0].T
+    assert (turned[0, 0] - turned).tolist() == np.arange(30).reshape(5, 6).tolist()
+    assert "stored inverted (MONOCHROME1)" in messages()
+
+
+@pytest.mark.parametrize(
+    ("heights", "shear", "words"),
+    [
+        ((0, 2, 6), 0.0, "inconsistent: 2.00 to 4.00 mm. Slices may be missing"),
+        ((0, 0, 0), 0.0, "no volume: several of the 3 images lie at one position"),
+        ((0, 2, 4), 0.25, "gantry tilt: the slices are sheared by 14.0 degrees. Convert it to NIfTI"),
+    ],
+)
+def test_series_that_are_no_volume(make, tmp_path, heights, shear, words):
+    with pytest.raises(ScanError, match=words):
+        load(make.series(tmp_path, heights=heights, shear=shear))
+
+
+def test_slices_of_other_size_or_direction(make, tmp_path):
+    uid = "1.2.826.0.1.3680043.8.498.7"
+    make.series(tmp_path / "a", uid)
+    make.dicom(tmp_path / "a" / "x.dcm", uid, (0, 0, 6), size=(4, 4))
+    with pytest.raises(ScanError, match="differ in size or colour"):
+        load(tmp_path / "a")
+    make.series(tmp_path / "b", uid)
+    make.dicom(tmp_path / "b" / "x.dcm", uid, (0, 0, 6), row=(np.cos(0.3), 0, np.sin(0.3)))
+    with pytest.raises(ScanError, match="the 4 slices are not parallel"):
+        load(tmp_path / "b")
+
+
+def test_damaged_files_and_folders_without_dicom(make, tmp_path):
+    path = make.dicom(tmp_path / "a.dcm", "1.2.826.0.1.3680043.8.498.1")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ScanError, match=r"a\.dcm: .*truncated"):
+        load(path, 2)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ScanError, match="no DICOM file was found in this folder"):
+        load(tmp_path / "empty")
+
+
+def test_a_compression_without_codec(make, tmp_path):
+    path = make.dicom(tmp_path / "a.dcm", "1.2.826.0.1.3680043.8.498.1", size=(64, 64), compress=True)
+    assert load(path, 2).max() == 64 * 64 - 1, "JPEG 2000 is among the codecs"
+    content = path.read_bytes()
+    jpeg, video = b"UI\x16\x001.2.840.10008.1.2.4.90", b"UI\x18\x001.2.840.10008.1.2.4.100\x00"
+    assert content.count(jpeg) == 1
+    length = int.from_bytes(content[140:144], "little")  # of the file's own header
+    longer = (length + len(video) - len(jpeg)).to_bytes(4, "little")
+    path.write_bytes(content[:140] + longer + content[144:].replace(jpeg, video))
+    with pytest.raises(ScanError, match=r"a\.dcm: .*compression without codec.*Convert it"):
+        load(path, 2)
