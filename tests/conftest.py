@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,22 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("real scans: set MWM_DATA to the folder that holds them")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def raises_cause() -> Callable[[str], AbstractContextManager[None]]:
+    """Like `pytest.raises(match=...)` for the error that started a chain: MONAI wraps what its components raise."""
+
+    @contextmanager
+    def check(match: str) -> Iterator[None]:
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - the text is what counts
+            yield
+        error = caught.value
+        while error.__cause__ is not None and not re.search(match, str(error)):
+            error = error.__cause__
+        assert re.search(match, str(error)), f"{error!r} does not match {match!r}"
+
+    return check
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from custom.handlers.history import TrainingHistory, read_history
 from custom.handlers.mask_statistics import MaskStatistics
 from custom.handlers.preview import ReconstructionPreview
 from custom.handlers.report import EpochReport
-from custom.handlers.seeding import EpochSeeding
+from custom.handlers.seeding import EpochSeeding, RunSeed
 
 __all__ = [
     "EncoderExport",
@@ -18,6 +18,7 @@ __all__ = [
     "MaskStatistics",
     "ReconstructionPreview",
     "ResumeTraining",
+    "RunSeed",
     "TrainingCheckpoint",
     "TrainingHistory",
     "read_history",

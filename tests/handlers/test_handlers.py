@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import RandScaleIntensityd
 
-from custom.handlers import EpochSeeding, GradientClipping, MaskStatistics, TrainingHistory, read_history
+from custom.handlers import EpochSeeding, GradientClipping, MaskStatistics, RunSeed, TrainingHistory, read_history
 
 
 def loader(workers: int = 0) -> DataLoader:
@@ -20,40 +20,25 @@ def loader(workers: int = 0) -> DataLoader:
     return DataLoader(dataset, batch_size=2, shuffle=True, num_workers=workers, generator=torch.Generator())
 
 
-def batches(seed: int, epochs: range, workers: int = 0) -> list[list[float]]:
-    """What each epoch of a process that starts with ``epochs[0]`` gets to see."""
+def batches(seed: int, first: int, last: int, workers: int = 0) -> list[list[float]]:
+    """What each epoch of a process that starts with epoch ``first`` gets to see."""
     seen: list[list[float]] = []
-    data = loader(workers)
     engine = Engine(lambda engine, batch: seen[-1].extend(batch["image"][:, 0, 0, 0].tolist() + torch.rand(1).tolist()))
-    seeding = EpochSeeding(seed, data)
-    for epoch in epochs:
-        seen.append([])
-        engine.state.epoch = epoch
-        seeding(engine)
-        for batch in data:
-            engine._process_function(engine, batch)
+    engine.add_event_handler(Events.EPOCH_STARTED, lambda: seen.append([]))
+    data = loader(workers)
+    EpochSeeding(seed, data).attach(engine)
+    if first > 1:
+        engine.load_state_dict({"epoch": first - 1, "max_epochs": last, "epoch_length": len(data)})
+    engine.run(data, max_epochs=last)
     return seen
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_depends_on_seed_and_epoch_alone(workers):
-    whole = batches(7, range(1, 5), workers)
-    assert batches(7, range(3, 5), workers) == whole[2:]
+    whole = batches(7, 1, 4, workers)
+    assert batches(7, 3, 4, workers) == whole[2:]
     assert whole[0] != whole[1]
-    assert batches(8, range(1, 2), workers) != whole[:1]
-
-
-def test_seeding_happens_before_the_loader_is_asked():
-    data, seen = loader(), []
-    engine = Engine(lambda engine, batch: seen.append(batch["image"][:, 0, 0, 0].tolist()))
-    EpochSeeding(3, data).attach(engine)
-    engine.run(data, max_epochs=2)
-    torch.rand(5)
-    again, repeated = loader(), []
-    other = Engine(lambda engine, batch: repeated.append(batch["image"][:, 0, 0, 0].tolist()))
-    EpochSeeding(3, again).attach(other)
-    other.run(again, max_epochs=2)
-    assert seen == repeated
+    assert batches(8, 1, 1, workers) != whole[:1]
 
 
 def test_a_fixed_seed_repeats_and_leaves_torch_alone():
@@ -69,9 +54,10 @@ def test_a_fixed_seed_repeats_and_leaves_torch_alone():
 
 
 def test_the_checkpoints_seed_wins(caplog):
-    seeding = EpochSeeding(1, loader())
-    seeding.load_state_dict({"seed": 5})
-    assert seeding.state_dict() == {"seed": 5}
+    seed = RunSeed(1)
+    seeding = EpochSeeding(seed, loader())
+    seed.load_state_dict({"seed": 5})
+    assert seeding.seed.state_dict() == {"seed": 5}
     assert "seed 1 is ignored" in caplog.text
 
 
