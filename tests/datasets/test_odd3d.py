@@ -121,6 +121,7 @@ def test_each_file_ends_as_it_should(odd: Path, name: str, capfd: pytest.Capture
         with pytest.raises(ScanError) as caught:
             load(odd / name)
         assert caught.value.path == str(odd / name)
+        assert caught.value.remedy
         assert all(words in str(caught.value) for words in ending.words), str(caught.value)
     console = capfd.readouterr()
     assert console.out + console.err == ""  # neither ITK's C++ warnings nor anything else
@@ -201,6 +202,13 @@ def test_colour_dicom_gives_luminance_or_three_channels(odd: Path):
     assert colour.shape == (3, 52, 77, 4)
     assert np.abs(colour[0] - colour[2]).max() > 10
     np.testing.assert_allclose(grey[0], np.tensordot([0.299, 0.587, 0.114], colour, 1), atol=1e-2)
+
+
+def test_one_frame_of_multi_frame_dicom_is_a_slice(odd: Path):
+    path = str(odd / "dcm_philips_enhanced_fmri_001")
+    first, last = (LoadScand(spatial_dims=2, frame=frame)({"image": path})["image"] for frame in (0, 31))
+    assert tuple(first.shape) == tuple(last.shape) == (1, 64, 64)
+    assert not np.array_equal(first.numpy(), last.numpy())
 
 
 def test_volumes_are_no_slices_and_slices_no_volumes(odd: Path):
