@@ -182,8 +182,8 @@ def test_maps_made_before_are_read_and_missing_ones_named(pictures, finished, tm
 
 @pytest.mark.parametrize("masking", ["region", "random"])
 def test_volumes(volumes, tmp_path, masking):
-    run(volumes, tmp_path, max_epochs=1, image_size=[32, 40, 32], cell_size=8, backbone="resnet18_small", masking=masking,
-        prompt="bright lesion")  # fmt: skip
+    sizes = {"image_size": [32, 40, 32], "cell_size": 8, "backbone": "resnet18_small"}
+    run(volumes, tmp_path, max_epochs=1, masking=masking, prompt="bright lesion", **sizes)
     assert load_encoder(tmp_path / "encoder.safetensors").spatial_dims == 3
 
 

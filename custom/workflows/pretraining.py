@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from custom.keys import MIMKeys
 from custom.losses import MIMTarget
 from custom.masking import MaskStrategy
+from custom.workflows.prompts import named_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,7 @@ def choose_prompts(
     """Return the prompts of a run: the user's, or those that come with the scans (phantoms name what they show).
 
     Args:
-        prompt: one phrase, or a list of phrases; None: take what the scans say. A tuple is one phrase: the command line
-            reads ``--prompt "left lung, lower lobe"`` as one.
+        prompt: see :func:`custom.workflows.prompts.named_prompts`.
         items: datalist entries, possibly with ``prompt``.
         strategy: the mask strategy.
 
@@ -52,10 +52,7 @@ def choose_prompts(
     Raises:
         ValueError: if the strategy needs a region and nobody named one.
     """
-    if isinstance(prompt, tuple):
-        prompt = ", ".join(str(part) for part in prompt)
-    given = [prompt] if isinstance(prompt, str) else [str(phrase) for phrase in prompt or []]
-    prompts = given or sorted({str(item["prompt"]) for item in items if item.get("prompt")})
+    prompts = named_prompts(prompt, items)
     if not prompts and strategy.needs_region:
         raise ValueError(
             f'{type(strategy).__name__} hides what a prompt names: give --prompt "brain tumor" (one phrase or a list), '

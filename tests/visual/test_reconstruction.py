@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Previews show what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from custom.visual.reconstruction import HIDDEN_GREY, make_example, reconstruction_figure, save_figure
+
+
+def test_visible_cells_are_the_scan_and_hidden_ones_are_not():
+    image = torch.rand(1, 8, 8)
+    visible = torch.tensor([[[True, False], [False, True]]])
+    example = make_example(image, visible, torch.zeros(1, 8, 8), 4, region=torch.ones(2, 8, 8))
+    np.testing.assert_array_equal(example.masked[:4, :4], image[0, :4, :4].numpy())
+    assert (example.masked[:4, 4:] == HIDDEN_GREY).all()
+    # A prediction of zeros in normalised space is the cell's own mean.
+    np.testing.assert_allclose(example.reconstruction[:4, 4:], image[0, :4, 4:].mean().item(), atol=1e-6)
+    np.testing.assert_array_equal(example.reconstruction[4:, 4:], image[0, 4:, 4:].numpy())
+
+
+def test_a_volume_is_shown_where_the_region_is():
+    image = torch.arange(4.0).expand(1, 4, 4, 4) / 4
+    region = torch.zeros(1, 4, 4, 4)
+    region[..., 2] = 1
+    example = make_example(image, torch.ones(1, 2, 2, 2, dtype=torch.bool), image, 2, region)
+    assert example.scan.shape == (4, 4)
+    assert (example.scan == 0.5).all()
+
+
+def test_sheet_with_and_without_region_and_history(tmp_path):
+    grey = make_example(torch.rand(1, 8, 8), torch.ones(1, 2, 2, dtype=torch.bool), torch.rand(1, 8, 8), 4)
+    colour = make_example(
+        torch.rand(3, 8, 8), torch.ones(1, 2, 2, dtype=torch.bool), torch.rand(3, 8, 8), 4, torch.rand(1, 8, 8)
+    )
+    history = [{"epoch": "1", "train_loss": "1.0", "val_loss": ""}, {"epoch": "2", "train_loss": "0.5"}]
+    save_figure(reconstruction_figure([grey, colour], history), tmp_path / "new" / "sheet.png")
+    with Image.open(tmp_path / "new" / "sheet.png") as sheet:
+        assert sheet.height > 500

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The glue of the pretraining workflow."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from custom.masking import RandomMasking, RegionMasking
+from custom.workflows import MIMPrepareBatch, choose_prompts, parameter_groups, prepare_output_dir, show_root_causes
+
+
+def test_a_batch_becomes_image_target_and_mask():
+    image, visible = MetaTensor(torch.rand(2, 1, 8, 8)), torch.rand(2, 1, 2, 2) > 0.5
+    network_input, target, arguments, keywords = MIMPrepareBatch()({"image": image, "visible": visible}, "cpu")
+    assert type(network_input) is torch.Tensor
+    assert arguments == ()
+    assert torch.equal(keywords["visible"], visible)
+    assert torch.equal(target.image, image.as_tensor())
+    assert target.visible is keywords["visible"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("brain tumor", ["brain tumor"]),
+        ("left lung, lower lobe", ["left lung, lower lobe"]),
+        (("left lung", "lower lobe"), ["left lung, lower lobe"]),  # what the command line makes of the line above
+        (["left lung", "right lung"], ["left lung", "right lung"]),
+        (None, ["nodule"]),
+    ],
+)
+def test_prompts_are_the_users_or_the_scans(given, expected):
+    assert choose_prompts(given, [{"prompt": "nodule"}, {"prompt": "nodule"}], RegionMasking()) == expected
+
+
+def test_a_region_needs_a_name_and_random_masks_do_not():
+    assert choose_prompts(None, [{}], RandomMasking(0.7)) == []
+    with pytest.raises(ValueError, match=r"--prompt .*--masking random"):
+        choose_prompts(None, [{}], RegionMasking())
+
+
+def test_biases_and_normalisation_do_not_decay():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 2))
+    network[2].weight.requires_grad_(False)
+    decayed, free = parameter_groups(network, 0.1)
+    assert [tuple(value.shape) for value in decayed["params"]] == [(2, 1, 3, 3)]
+    assert len(free["params"]) == 4
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+
+
+def test_output_folder_is_made_or_refused(tmp_path):
+    assert prepare_output_dir(tmp_path / "a" / "b").is_dir()
+    assert not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/out: cannot write there .*--output_dir"):
+        prepare_output_dir(tmp_path / "file" / "out")
+
+
+def test_a_traceback_ends_with_its_cause(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    show_root_causes()
+    try:
+        try:
+            raise ValueError("scan_3.png: an empty file")
+        except ValueError as error:
+            raise RuntimeError("Failed to instantiate component") from error
+    except RuntimeError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    assert capsys.readouterr().err.rstrip().endswith("What went wrong: scan_3.png: an empty file")
