@@ -14,9 +14,17 @@ from custom.localizers.operators.lesion import lesion
 from custom.localizers.operators.lungs import lungs
 from custom.localizers.operators.refine import at_least, complement, grow, side
 from custom.localizers.operators.scan import Map, Scan
+from custom.localizers.operators.symmetry import asymmetry
 
 SOURCES: Mapping[str, Callable[..., Map]] = MappingProxyType(
-    {"body": body, "brain": brain, "head_interior": head_interior, "lesion": lesion, "lungs": lungs}
+    {
+        "body": body,
+        "brain": brain,
+        "head_interior": head_interior,
+        "lesion": lesion,
+        "asymmetry": asymmetry,
+        "lungs": lungs,
+    }
 )
 REFINERS: Mapping[str, Callable[..., Map]] = MappingProxyType(
     {"at_least": at_least, "complement": complement, "grow": grow, "side": side}
