@@ -80,7 +80,7 @@ def load_datalist(
 
     Args:
         dataset_dir: the folder, or "phantom:<kind>_<2d|3d>" for generated scans, made on first use.
-        label_column: manifest column with the class names.
+        label_column: manifest column with the class names. Only "label" may be absent: no scan is labelled then.
         seed: of the split of class folders without splits.
         phantom_root: where generated scans are kept.
 

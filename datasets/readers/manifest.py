@@ -16,12 +16,13 @@ from datasets.readers.paths import require_files, resolve_inside, scan_id
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+LABEL = "label"
 _COLUMNS = "Columns are file,label,split and optionally group,mask,box_xywh,prompt, separated by commas."
 
 Row = tuple[int, dict[str, str]]
 
 
-def read_manifest(root: Path, label_column: str = "label") -> list[dict[str, Any]]:
+def read_manifest(root: Path, label_column: str = LABEL) -> list[dict[str, Any]]:
     """Return the items of a folder with a manifest.
 
     Columns: ``file``, ``split`` (train, val, test) and the label's; optionally ``group`` (patient), ``mask`` (a label
@@ -30,7 +31,9 @@ def read_manifest(root: Path, label_column: str = "label") -> list[dict[str, Any
 
     Args:
         root: the folder.
-        label_column: column of the class names; empty cells are unlabelled scans.
+        label_column: column of the class names; empty cells are unlabelled scans. The usual "label" may be absent,
+            since pretraining needs no classes: all scans are unlabelled then. Any other name was asked for and must be
+            there.
 
     Raises:
         ScanError: with the line, for whatever is wrong with the manifest.
@@ -65,11 +68,14 @@ def _read_rows(manifest: Path, label_column: str) -> Iterator[Row]:
 
 
 def _check_header(manifest: Path, names: list[str], label_column: str) -> None:
-    missing = [name for name in ("file", label_column, "split") if name not in names]
+    needed = ["file", "split"] if label_column == LABEL else ["file", label_column, "split"]
+    missing = [name for name in needed if name not in names]
     if missing:
         found = ",".join(names) or "nothing"
         problem = f"line 1: the column {' and '.join(map(repr, missing))} is missing, found {found}"
         raise ScanError(manifest, problem, _COLUMNS)
+    if label_column not in names:
+        logger.info("%s: no column %r, so the scans are unlabelled (columns: %s)", manifest, LABEL, ",".join(names))
 
 
 def _clean(manifest: Path, line: int, row: dict[Any, Any]) -> dict[str, str]:
@@ -89,7 +95,7 @@ def _item(
         raise ScanError(manifest, f"{where}: split {row['split']!r}", f"It must be one of {', '.join(SPLITS)}.")
     path = resolve_inside(root, row["file"], manifest, where)
     item: dict[str, Any] = {"image": str(path), "scan_id": scan_id(root, path), "split": row["split"]}
-    optional = {"label_name": row[label_column], "group": row.get("group"), "prompt": row.get("prompt")}
+    optional = {"label_name": row.get(label_column), "group": row.get("group"), "prompt": row.get("prompt")}
     item.update({key: value for key, value in optional.items() if value})
     mask = row.get("mask", "")
     if mask and not mask.lower().endswith(".json"):

@@ -43,6 +43,15 @@ def test_another_label_column_and_further_columns(make, root):
     assert load_datalist(root, label_column="label_binary").classes == ["sick"]
 
 
+def test_only_the_usual_label_column_may_be_absent(make, root, messages):
+    make.manifest(root, "a.png,train", header="file,split")
+    datalist = load_datalist(root)
+    assert (datalist.classes, set(datalist.items[0])) == ([], {"image", "scan_id", "split"})
+    assert "no column 'label', so the scans are unlabelled (columns: file,split)" in messages()
+    with pytest.raises(ScanError, match="line 1: the column 'label_binary' is missing, found file,split"):
+        load_datalist(root, label_column="label_binary")
+
+
 def test_byte_order_mark_spaces_and_blank_lines(make, root):
     (root / "manifest.csv").write_bytes("\ufefffile, label, split\n\na.png, x, train \n\n".encode())
     assert [item["label_name"] for item in load_datalist(root).items] == ["x"]
@@ -51,7 +60,7 @@ def test_byte_order_mark_spaces_and_blank_lines(make, root):
 @pytest.mark.parametrize(
     ("rows", "header", "words"),
     [
-        (["a.png,train"], "file,split", r"line 1: the column 'label' is missing, found file,split.*Columns are"),
+        (["a.png,x"], "file,label", r"line 1: the column 'split' is missing, found file,label.*Columns are"),
         (["a.png;x;train"], "file;label;split", "line 1: the column .* missing, found file;label;split"),
         (["a.png,x,train", "b.png,x,training"], None, r"line 3: split 'training'.*train, val, test"),
         (["a.png,x,train", "b.png,x,val", "a.png,y,val"], None, r"line 4: 'a.png' is listed twice, first in line 2"),
