@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from ignite.engine import Engine
+from monai.engines import Trainer
 from monai.engines.utils import IterationEvents
 
 
@@ -23,11 +25,11 @@ class GradientClipping:
             raise ValueError(f"max_norm must be positive, got {max_norm}.")
         self.max_norm = max_norm
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Trainer) -> None:
         """Clip after each backward pass of a ``SupervisedTrainer``."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
         """Clip the gradients of the engine's network; mixed precision's scaling is taken back first."""
         if getattr(engine, "scaler_", None) is not None:
             engine.scaler_.unscale_(engine.optimizer)

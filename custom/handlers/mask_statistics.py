@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -39,7 +40,7 @@ class MaskStatistics:
         self._weights = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
 
     def _collect(self, engine: Engine) -> None:
-        info = {name: torch.as_tensor(value).double() for name, value in engine.state.batch[MIMKeys.MASK_INFO].items()}
+        info = {name: torch.as_tensor(value).double() for name, value in _mask_info(engine).items()}
         everyone = torch.ones_like(info["hidden_ratio"])
         share = info["region_share"]
         self._add("hidden_ratio", info["hidden_ratio"], everyone)
@@ -60,3 +61,8 @@ class MaskStatistics:
                 "%.1f %% of the scans have an empty or an all-covering region and are masked at random instead.",
                 100 * means["fallback_share"],
             )
+
+
+def _mask_info(engine: Engine) -> dict[str, Any]:
+    batch: Any = engine.state.batch
+    return batch[MIMKeys.MASK_INFO]

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.data import DataLoader, Dataset, list_data_collate
+from monai.data import Dataset, list_data_collate
 from monai.transforms import Randomizable
 from torch.utils.tensorboard import SummaryWriter
 
@@ -54,18 +55,18 @@ class ReconstructionPreview:
     def attach(self, engine: Engine) -> None:
         """Draw every ``interval`` epochs and at the end."""
         if self.summary_writer is not None:
-            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._log)
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._log, self.summary_writer)
         engine.add_event_handler(Events.COMPLETED, self._save)
 
-    def _log(self, engine: Engine) -> None:
+    def _log(self, engine: Engine, summary_writer: SummaryWriter) -> None:
         figure = reconstruction_figure(self._examples(engine))
-        self.summary_writer.add_figure("scan, region, mask, reconstruction", figure, engine.state.epoch)
+        summary_writer.add_figure("scan, region, mask, reconstruction", figure, engine.state.epoch)
 
     def _save(self, engine: Engine) -> None:
         save_figure(reconstruction_figure(self._examples(engine), read_history(self.history)), self.file)
 
     @torch.no_grad()
-    def _examples(self, engine: Engine) -> list[Example]:
+    def _examples(self, engine: Any) -> list[Example]:
         batch = self._batch()
         image, target, _, arguments = engine.prepare_batch(batch, engine.state.device)
         training = engine.network.training
@@ -84,4 +85,4 @@ class ReconstructionPreview:
         if isinstance(self.dataset.transform, Randomizable):
             self.dataset.transform.set_random_state(seed=self.seed)
         items = [self.dataset[index] for index in range(min(self.count, len(self.dataset)))]
-        return next(iter(DataLoader(items, batch_size=len(items), collate_fn=list_data_collate)))
+        return list_data_collate(items)

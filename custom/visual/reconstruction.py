@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from monai.utils import ensure_tuple_rep
@@ -52,8 +53,8 @@ def make_example(
     masked = torch.where(shown, image, torch.full_like(image, HIDDEN_GREY))
     merged = None if region is None else region.amax(0, keepdim=True)
     index = _slice_index(image if merged is None else merged)
-    views = [None if part is None else _view(part, index) for part in (image, merged, masked, restored)]
-    return Example(*views)
+    region_view = None if merged is None else _view(merged, index)
+    return Example(_view(image, index), region_view, _view(masked, index), _view(restored, index))
 
 
 def reconstruction_figure(examples: Sequence[Example], history: Sequence[Mapping[str, str]] = ()) -> Figure:
@@ -96,7 +97,7 @@ def _overlay(scan: np.ndarray, region: np.ndarray) -> np.ndarray:
     return np.clip(colour * (1 - weight) + np.array([1.0, 0.35, 0.1]) * weight, 0, 1)
 
 
-def _draw_losses(axes: "Axes", history: Sequence[Mapping[str, str]]) -> None:  # noqa: F821, UP037
+def _draw_losses(axes: Axes, history: Sequence[Mapping[str, str]]) -> None:
     for name, label in (("train_loss", "training"), ("val_loss", "validation")):
         points = [(int(row["epoch"]), float(row[name])) for row in history if row.get(name)]
         if points:

@@ -68,7 +68,8 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
         network: its parameters without gradient are left out.
         weight_decay: for all weights of convolutions and linear layers.
     """
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for parameter in network.parameters():
         if parameter.requires_grad:
             is_weight = sum(side > 1 for side in parameter.shape) > 1
