@@ -153,7 +153,7 @@ def markdown(study: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
         f"# {study['dataset']}: a small first look",
         "",
         "Test scans; mean ± standard deviation over the seeds, in per cent. In brackets: 95 % bootstrap interval of",
-        f"one run (runs of neighbouring slices drawn), averaged over the seeds. {study['common']['backbone']}, {size} px, ",
+        f"one run (runs of slices drawn), averaged over the seeds. {study['common']['backbone']}, {size} px, "
         f"{epochs} epochs of pretraining. Every run: `first_look.csv`. Made by `python -m benchmarks.first_look`.",
         "",
         "| evaluation | pretraining | runs | accuracy | balanced accuracy | macro AUROC |",
