@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our folder has the name of a PyPI package that transformers and timm look for: they work, with that package or not."""
+"""Our folder has the name of a PyPI package that transformers and timm look for: all work, with that package or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 small = dict(hidden_size=16, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1, projection_dim=8)
 text = dict(small, vocab_size=20, max_position_embeddings=8, eos_token_id=2)
-clip = CLIPModel(CLIPConfig(text_config=text, vision_config=dict(small, image_size=32, patch_size=16), projection_dim=8))
+vision = dict(small, image_size=32, patch_size=16)
+clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
 tokens, picture = torch.tensor([[1, 5, 2]]), torch.zeros(1, 3, 32, 32)
 assert clip(input_ids=tokens, pixel_values=picture).logits_per_image.shape == (1, 1)
 import transformers.trainer
@@ -38,20 +39,41 @@ model = CLIP(8, vision, CLIPTextCfg(context_length=3, vocab_size=20, width=16, h
 assert model(picture, tokens)[0].shape == (1, 8)
 
 assert sys.modules["datasets"] is datasets and datasets.__file__ == sys.argv[1]
-assert datasets.load_datalist and datasets.ScanDataset
+assert issubclass(datasets.ScanError, ValueError) and "monai" not in sys.modules
 print("all three work")
 """
 
+OPTIONAL = ("torchvision", "itk", "transformers", "timm", "open_clip")
+CORE = """
+import custom, custom.localizers, custom.losses, custom.masking, custom.networks, custom.regions, custom.tasks
+import custom.workflows
+from datasets import LoadScand, load_datalist
+item = load_datalist(sys.argv[1]).items[0]
+print("read", tuple(LoadScand()(item)["image"].shape), [name for name in sys.argv[2:] if name in sys.modules])
+"""
 
-def _run(repository: Path, site: str, case: str) -> str:
+
+def _run(repository: Path, site: str, program: str, *arguments: str) -> str:
     # -S: no site-packages but the one given here, behind the repository as `python -m` puts it there.
-    program = f"import sys; sys.path[:0] = [{str(repository)!r}]; sys.path.append({site!r})\n{PROGRAM}"
-    ours = str(repository / "datasets" / "__init__.py")
+    program = f"import sys; sys.path[:0] = [{str(repository)!r}]; sys.path.append({site!r})\n{program}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    command = [sys.executable, "-S", "-c", program, ours, case]
+    command = [sys.executable, "-S", "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=repository)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def _without(packages: tuple[str, ...], target: Path) -> str:
+    """Fill a site-packages with all that is installed, save these packages: as if they had never been installed."""
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if not any(entry.name == name or entry.name.startswith((f"{name}-", f"{name}_")) for name in packages):
+            (target / entry.name).symlink_to(entry)
+    return str(target)
+
+
+@pytest.fixture(scope="module")
+def ours(repository: Path) -> str:
+    return str(repository / "datasets" / "__init__.py")
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +83,22 @@ def libraries() -> str:
     return sysconfig.get_paths()["purelib"]
 
 
-def test_with_the_package_of_that_name(repository, libraries):
+def test_with_the_package_of_that_name(repository, libraries, ours):
     try:
         importlib.metadata.version("datasets")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the PyPI package `datasets` is not installed (requirements-dev.txt has it)")
-    assert "all three work" in _run(repository, libraries, "with")
+    assert "all three work" in _run(repository, libraries, PROGRAM, ours, "with")
 
 
-def test_without_the_package_of_that_name(repository, libraries, tmp_path):
-    """A site-packages with all that is installed, save that package: as if it had never been installed."""
-    for entry in Path(libraries).iterdir():
-        if entry.name != "datasets" and not entry.name.startswith("datasets-"):
-            (tmp_path / entry.name).symlink_to(entry)
-    assert "all three work" in _run(repository, str(tmp_path), "without")
+def test_without_the_package_of_that_name(repository, libraries, ours, tmp_path):
+    site = _without(("datasets",), tmp_path)
+    assert "all three work" in _run(repository, site, PROGRAM, ours, "without")
+
+
+def test_the_core_works_without_what_is_optional(repository, make, tmp_path):
+    """Where they are installed, MONAI itself imports them: what can be shown is that they may be absent."""
+    make.png(tmp_path / "scans" / "picture.png")
+    (tmp_path / "site").mkdir()
+    site = _without(OPTIONAL, tmp_path / "site")
+    assert "read (1, 4, 3) []" in _run(repository, site, CORE, str(tmp_path / "scans"), *OPTIONAL)
