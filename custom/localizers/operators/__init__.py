@@ -12,6 +12,7 @@ from custom.localizers.operators.body import body
 from custom.localizers.operators.brain import brain, head_interior
 from custom.localizers.operators.lesion import lesion
 from custom.localizers.operators.lungs import lungs
+from custom.localizers.operators.nodule import nodule
 from custom.localizers.operators.refine import at_least, complement, grow, side
 from custom.localizers.operators.scan import Map, Scan
 from custom.localizers.operators.symmetry import asymmetry
@@ -24,6 +25,7 @@ SOURCES: Mapping[str, Callable[..., Map]] = MappingProxyType(
         "lesion": lesion,
         "asymmetry": asymmetry,
         "lungs": lungs,
+        "nodule": nodule,
     }
 )
 REFINERS: Mapping[str, Callable[..., Map]] = MappingProxyType(
