@@ -136,7 +136,7 @@ def test_folders_without_scans(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ScanError, match=r"no scan was found here\. Accepted are \.nii, \.nii\.gz, \.nrrd"):
         load_datalist(tmp_path)
-    with pytest.raises(ScanError, match="does not exist.*--dataset_dir"):
+    with pytest.raises(ScanError, match=r"does not exist.*--dataset_dir"):
         load_datalist(tmp_path / "nowhere")
     with pytest.raises(ScanError, match="it is a file"):
         load_datalist(tmp_path / "notes.txt")

@@ -32,7 +32,7 @@ def test_a_series_is_chosen_by_its_identifier(make, tmp_path):
     assert sorted(shape[-1] for shape in shapes) == [2, 3]
     with pytest.raises(ScanError, match=r"holds 2 series: .*Give each series a folder of its own"):
         load(tmp_path / "s")
-    with pytest.raises(ScanError, match="series 1.2.3 is not among the 2 series"):
+    with pytest.raises(ScanError, match=r"series 1\.2\.3 is not among the 2 series"):
         LoadScand(spatial_dims=3)({"image": str(tmp_path / "s"), "series_uid": "1.2.3"})
 
 

@@ -334,4 +334,9 @@ def test_arguments_out_of_range(options, words):
 def test_errors_travel_between_processes():
     error = ScanError("a/b.nii", "it is empty", "Copy it again")
     again = pickle.loads(pickle.dumps(error))
-    assert (str(again), again.path, again.remedy) == ("a/b.nii: it is empty. Copy it again.", "a/b.nii", "Copy it again")
+    assert str(ScanError("a worker's message")) == "a worker's message", "how a DataLoader rebuilds it"
+    assert (str(again), again.path, again.remedy) == (
+        "a/b.nii: it is empty. Copy it again.",
+        "a/b.nii",
+        "Copy it again",
+    )

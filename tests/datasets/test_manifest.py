@@ -117,7 +117,8 @@ def test_boxes_of_coco_files(make, root):
     _coco(root / "coco_train.json", "c.png", "a.png", boxes=[(0, [1, 1, 2, 2]), (0, [0, 0, 1, 1])])
     _coco(root / "own.json", "b.png", boxes=[(0, [3, 1, 2, 2])])
     make.manifest(
-        root, "sub/c.png,x,train,,9 9 9 9", "a.png,x,train,,", "b.png,x,val,own.json,", "mask.png,x,test,,5 5 1 1 6 6 2 2",
+        root, "sub/c.png,x,train,,9 9 9 9", "a.png,x,train,,", "b.png,x,val,own.json,",
+        "mask.png,x,test,,5 5 1 1 6 6 2 2",
         header="file,label,split,mask,box_xywh",
     )  # fmt: skip
     boxes = {item["scan_id"]: item.get("boxes") for item in load_datalist(root).items}
