@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lungs on CT (air inside the body, in Hounsfield units or grey values) and on frontal radiographs."""
+"""Lungs on CT and on frontal radiographs."""
 
 from __future__ import annotations
 
@@ -7,110 +7,58 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from custom.localizers.operators.radiograph import radiograph_lungs
-from custom.localizers.operators.scan import Map, Scan, closed, dilated, eroded, opened, shared, smooth, soft_edge
+from custom.localizers.operators.body import body_mask
+from custom.localizers.operators.scan import Map, Scan, closed, eroded, shared, smooth, soft_edge
+from custom.localizers.operators.xray_lungs import xray_lungs
 
-LUNG_HU = -320.0  # between lung (about -800) and soft tissue (about 0)
+LUNG_HU = -400.0
 
 
 @shared
-def lungs(scan: Scan) -> Map:
-    """Both lungs: by their air on CT and MRI, by the shape of the chest on radiographs.
+def lungs(scan: Scan, min_share: float = 0.004, close: float = 0.02) -> Map:
+    """Lungs: on radiographs by shape and darkness, on CT as the air inside the body.
+
+    CT: below -400 HU, or below Otsu's threshold of the body for pictures without Hounsfield units; parts that are too
+    small, or thin (airways), are dropped; vessels and nodules are closed and filled. Consolidated lung is missed.
+    A crop inside the lung, without a body around it, is treated alike.
 
     Args:
-        scan: CT (Hounsfield units or grey picture), or frontal radiograph; a volume is never a radiograph.
+        scan: CT or frontal radiograph; 3D is CT.
+        min_share: least size of a part, as a share of the picture.
+        close: radius of gaps to close (vessels, nodules at the wall), as a share of the picture's size.
     """
     if scan.modality == "xray" and scan.values.ndim == 2:
-        return radiograph_lungs(scan)
-    return ct_lungs(scan)
+        return xray_lungs(scan)
+    return soft_edge(lung_mask(scan, min_share, close))
 
 
-def ct_lungs(scan: Scan, gap: float = 0.025, least: float = 0.004, keep: float = 0.15) -> Map:
-    """Both lungs with the vessels and small lesions in them.
-
-    Assumes axial slices (axis 2 of a volume is up). Air is below -320 HU or, in grey pictures, below Otsu's threshold
-    of the body; what is joined to the picture's border through air is outside. Small parts (windpipe, bowel) go,
-    closing brings back vessels and nodules. A crop inside the chest shows no outside: there all air is lung.
-    Dense consolidation at the chest wall is lost.
-
-    Args:
-        scan: CT slice or volume.
-        gap: radius of the closing, share of the picture's size.
-        least: least share of the picture that a part must have.
-        keep: least size of a part relative to the largest one.
-
-    Returns:
-        Map in [0, 1]; zero where the body holds no air.
-    """
-    inside = _content(scan.values)
-    result = np.zeros_like(scan.values)
-    parts = _large(_enclosed(_air(scan, inside)), least, keep)
-    if parts.any():
-        radius = max(gap * scan.size, 1.0)
-        reach = int(radius) + 2
-        whole = _filled_slices(closed(np.pad(parts, reach, mode="edge"), radius))
-        result[inside] = soft_edge(whole[tuple(slice(reach, -reach) for _ in range(parts.ndim))])
-    return result
-
-
-def _air(scan: Scan, inside: tuple[slice, ...]) -> np.ndarray:
-    values = smooth(scan.values[inside], 0.7)
-    if scan.hounsfield:
-        return values < LUNG_HU
-    # Air and body are the two largest classes of grey values; very bright bone would draw the threshold up.
-    top = np.percentile(values, 97)
-    seen = np.minimum(values, top)
-    return values < threshold_otsu(seen) if np.ptp(seen) > 0 else np.zeros(values.shape, bool)
-
-
-def _content(values: np.ndarray) -> tuple[slice, ...]:
-    """The picture without constant bars that pad it to a square."""
-    empty = np.abs(values - values.min()) < 0.02 * np.ptp(values)
-    spans = []
-    for axis in (0, 1):
-        others = tuple(other for other in range(values.ndim) if other != axis)
-        filled = np.flatnonzero(empty.mean(axis=others) < 0.98)
-        spans.append(slice(filled[0], filled[-1] + 1) if filled.size else slice(None))
-    return (*spans, *[slice(None)] * (values.ndim - 2))
-
-
-def _enclosed(air: np.ndarray, neck: float = 1.5) -> np.ndarray:
-    """Air without the outside, which is what holds a corner of a slice; a crop inside the chest has no outside."""
-    planes = air[..., None] if air.ndim == 2 else air
-    outside = np.stack([_outside(planes[..., z], neck) for z in range(planes.shape[2])], axis=2).reshape(air.shape)
-    within = air & ~outside
-    tissue = ~air
-    # On a whole slice the body is the larger part and holds air; in a crop the lung reaches the corners.
-    whole = tissue.mean() > 0.3 and within.sum() > 0.05 * tissue.sum() and within.sum() > 0.5 * outside.sum()
-    return within if whole or _surrounded(outside) else air
-
-
-def _surrounded(outside: np.ndarray) -> bool:
-    """Whether air lies in all corners and along most of the rim: a body in air."""
-    rim = np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]])
-    corners = [outside[x, y].mean() for x in (0, -1) for y in (0, -1)]
-    return bool(rim.mean() > 0.6 and min(corners) > 0.8 and outside.mean() < 0.65)
-
-
-def _outside(air: np.ndarray, neck: float) -> np.ndarray:
-    core = eroded(air, neck)
-    labels, _ = ndimage.label(core)
-    corners = [labels[x, y] for x in (slice(3), slice(-3, None)) for y in (slice(3), slice(-3, None))]
-    found = {int(corner.max()) for corner in corners} - {0}
-    return air & dilated(np.isin(labels, list(found)), neck + 0.5) if found else np.zeros_like(air)
-
-
-def _large(mask: np.ndarray, least: float, keep: float) -> np.ndarray:
-    cut = opened(mask, 1.0)
-    labels, count = ndimage.label(cut)
-    if count == 0:
-        return np.zeros_like(mask)
-    sizes = np.bincount(labels.ravel())
+def lung_mask(scan: Scan, min_share: float = 0.004, close: float = 0.02) -> np.ndarray:
+    """Boolean lungs of a CT scan."""
+    air = _air(scan)
+    parts, _ = ndimage.label(ndimage.binary_opening(air) if min(air.shape) > 8 else air)
+    sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    return (sizes >= max(least * mask.size, keep * sizes.max(), 1))[labels]
+    mask = (sizes >= max(min_share * air.size, 1))[parts]
+    if not mask.any():
+        return mask
+    mask = closed(mask, close * scan.size)
+    return _filled_by_slice(mask) & body_mask(scan)
 
 
-def _filled_slices(mask: np.ndarray) -> np.ndarray:
+def _air(scan: Scan) -> np.ndarray:
+    """Air inside the body."""
+    body = body_mask(scan)
+    values = smooth(scan.values, 0.7)
+    if scan.hounsfield:
+        return body & (values < LUNG_HU)
+    inner = body & eroded(body, 0.01 * scan.size)
+    inside = values[inner]
+    if inside.size == 0 or np.ptp(inside) == 0:
+        return np.zeros_like(body)
+    return body & (values < float(threshold_otsu(inside)))
+
+
+def _filled_by_slice(mask: np.ndarray) -> np.ndarray:
     if mask.ndim == 2:
         return ndimage.binary_fill_holes(mask)
-    return np.stack([ndimage.binary_fill_holes(mask[..., z]) for z in range(mask.shape[2])], axis=2)
+    return np.stack([ndimage.binary_fill_holes(mask[:, :, index]) for index in range(mask.shape[2])], axis=2)

@@ -15,7 +15,7 @@ from custom.localizers.operators.body import body_mask
 from custom.localizers.operators.scan import Map, Scan, logistic, smooth, unit
 
 # Outlines in the box around both lungs: (0, 0) its top left, (1, 1) its bottom right, the patient's right lung first.
-# Means over 117 adults of outlines drawn by hand (V7 covid-19-xray-dataset, CC BY 4.0; the train split of the set
+# Means over 117 radiographs of outlines drawn by hand (V7 covid-19-xray-dataset, CC BY 4.0; the train split of the set
 # that they are measured on), to two digits. They hold the lung behind the heart.
 OUTLINES = (
     ((0.43, 0.32), (0.44, 0.13), (0.42, 0.05), (0.37, 0.01), (0.29, 0.03), (0.17, 0.13), (0.08, 0.32), (0.01, 0.79),
