@@ -21,7 +21,7 @@ class TrainingHistory:
     Args:
         file: the CSV file.
         optimizer: source of the learning rate (of its first parameter group).
-        validator: engine whose metrics join the row; None: training metrics only.
+        validator: engine whose metrics join the rows of the epochs that it ran in; None: training metrics only.
     """
 
     def __init__(self, file: str | Path, optimizer: Optimizer, validator: Engine | None = None) -> None:
@@ -40,7 +40,8 @@ class TrainingHistory:
 
     def _append(self, engine: Engine) -> None:
         engine.state.metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        metrics = {**(self.validator.state.metrics if self.validator else {}), **engine.state.metrics}
+        validated = self.validator is not None and self.validator.state.epoch == engine.state.epoch
+        metrics = {**(self.validator.state.metrics if validated and self.validator else {}), **engine.state.metrics}
         row = {"epoch": str(engine.state.epoch), **{name: repr(float(value)) for name, value in metrics.items()}}
         self._write([*read_history(self.file), row])
 

@@ -58,19 +58,18 @@ def make_example(
 
 
 def reconstruction_figure(examples: Sequence[Example], history: Sequence[Mapping[str, str]] = ()) -> Figure:
-    """Draw one row per scan and, given the history, the loss curve below."""
-    rows = len(examples) + (1 if history else 0)
-    figure = Figure(figsize=(9, 2.35 * rows), layout="constrained")
+    """Draw one row per scan (a column for the region if there is one) and, given the history, the loss curve below."""
+    panels = [_panels(example) for example in examples]
+    rows, columns = len(panels) + (1 if history else 0), len(panels[0])
+    figure = Figure(figsize=(2.25 * columns, 2.35 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows, 4)
-    for row, example in enumerate(examples):
-        for column, (title, picture) in enumerate(_panels(example)):
+    grid = figure.add_gridspec(rows, columns)
+    for row, pictures in enumerate(panels):
+        for column, (title, picture) in enumerate(pictures):
             axes = figure.add_subplot(grid[row, column])
             axes.set_axis_off()
-            if row == 0:
-                axes.set_title(title, fontsize=10)
-            if picture is not None:
-                axes.imshow(np.swapaxes(picture, 0, 1), cmap="gray", vmin=0, vmax=1)
+            axes.set_title(title if row == 0 else "", fontsize=10)
+            axes.imshow(np.swapaxes(picture, 0, 1), cmap="gray", vmin=0, vmax=1)
     if history:
         _draw_losses(figure.add_subplot(grid[-1, :]), history)
     return figure
@@ -82,13 +81,10 @@ def save_figure(figure: Figure, file: str | Path) -> None:
     figure.savefig(file, dpi=110, format="png")
 
 
-def _panels(example: Example) -> list[tuple[str, np.ndarray | None]]:
-    return [
-        ("scan", example.scan),
-        ("region of the prompt", None if example.region is None else _overlay(example.scan, example.region)),
-        ("what the network sees", example.masked),
-        ("reconstruction", example.reconstruction),
-    ]
+def _panels(example: Example) -> list[tuple[str, np.ndarray]]:
+    region = [] if example.region is None else [("region of the prompt", _overlay(example.scan, example.region))]
+    rest = [("what the network sees", example.masked), ("reconstruction", example.reconstruction)]
+    return [("scan", example.scan), *region, *rest]
 
 
 def _overlay(scan: np.ndarray, region: np.ndarray) -> np.ndarray:

@@ -80,6 +80,19 @@ def test_history_is_kept_up_to_the_resumed_epoch(tmp_path):
     assert read_history(file) == [{"epoch": "1", "learning_rate": "0.25"}]
 
 
+def test_validation_metrics_join_the_epochs_that_were_validated(tmp_path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.25)
+    engine, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+
+    def validate(engine):
+        validator.state.epoch, validator.state.metrics = engine.state.epoch, {"val_loss": 0.5}
+
+    engine.add_event_handler(Events.EPOCH_COMPLETED(every=2), validate)
+    TrainingHistory(tmp_path / "history.csv", optimizer, validator).attach(engine)
+    engine.run([0], max_epochs=3)
+    assert [row["val_loss"] for row in read_history(tmp_path / "history.csv")] == ["", "0.5", ""]
+
+
 def test_gradients_are_clipped_to_the_norm():
     network = torch.nn.Linear(2, 1, bias=False)
     network.weight.grad = torch.tensor([[3.0, 4.0]])

@@ -31,11 +31,12 @@ def test_a_volume_is_shown_where_the_region_is():
 
 
 def test_sheet_with_and_without_region_and_history(tmp_path):
-    grey = make_example(torch.rand(1, 8, 8), torch.ones(1, 2, 2, dtype=torch.bool), torch.rand(1, 8, 8), 4)
-    colour = make_example(
-        torch.rand(3, 8, 8), torch.ones(1, 2, 2, dtype=torch.bool), torch.rand(3, 8, 8), 4, torch.rand(1, 8, 8)
-    )
+    visible = torch.ones(1, 2, 2, dtype=torch.bool)
+    grey = make_example(torch.rand(1, 8, 8), visible, torch.rand(1, 8, 8), 4)
+    colour = make_example(torch.rand(3, 8, 8), visible, torch.rand(3, 8, 8), 4, torch.rand(1, 8, 8))
     history = [{"epoch": "1", "train_loss": "1.0", "val_loss": ""}, {"epoch": "2", "train_loss": "0.5"}]
-    save_figure(reconstruction_figure([grey, colour], history), tmp_path / "new" / "sheet.png")
+    assert len(reconstruction_figure([grey]).axes) == 3
+    assert len(reconstruction_figure([colour]).axes) == 4
+    save_figure(reconstruction_figure([colour, colour], history), tmp_path / "new" / "sheet.png")
     with Image.open(tmp_path / "new" / "sheet.png") as sheet:
         assert sheet.height > 500
