@@ -123,17 +123,17 @@ class LoadScand(MapTransform):
 
     def _one_frame(self, path: str, raw: RawScan) -> RawScan:
         """Choose one of several volumes or frames."""
-        if raw.colour or (raw.values.ndim == 3 and not raw.frames_in_z):
+        if not raw.frames_in_z and (raw.colour or raw.values.ndim == 3):
             return raw
-        count = raw.values.shape[-1]
+        count = raw.values.shape[2 if raw.frames_in_z else -1]
         if raw.frames_in_z and self.spatial_dims == 3:
             raise ScanError(path, f"multi-frame DICOM: its {count} frames may be slices, times or echoes", CONVERT)
         kind = f"multi-frame DICOM with {count} frames" if raw.frames_in_z else f"4D with {count} volumes"
         if self.frame is None or self.frame >= count:
             choice = "choose one with frame=0" if self.frame is None else f"there is no frame {self.frame}"
             raise ScanError(path, f"{kind}; {choice}", f"Set `frame` of LoadScand to 0..{count - 1}, or split the file")
-        values = raw.values[..., self.frame]
-        return RawScan(values[..., None] if values.ndim == 2 else values, raw.affine)
+        values = raw.values[:, :, [self.frame]] if raw.frames_in_z else raw.values[..., self.frame]
+        return RawScan(values, raw.affine, raw.colour)
 
     def _check_dims(self, path: str, shape: tuple[int, ...]) -> None:
         sides = shape[:3]

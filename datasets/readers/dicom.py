@@ -33,6 +33,7 @@ class Slice:
         origin: position of the first pixel's centre in millimetres, LPS+.
         directions: unit vectors of rows, columns and normal, ``[3, 3]``, one in a row.
         components: numbers a pixel, 3 for colour.
+        pixel: ITK's name of their type, such as "unsigned_char".
         tags: values as text, by "group|element".
     """
 
@@ -40,6 +41,7 @@ class Slice:
     origin: np.ndarray
     directions: np.ndarray
     components: int
+    pixel: str
     tags: Mapping[str, str]
 
 
@@ -112,7 +114,8 @@ def read_header(file: str) -> Slice:
         origin=np.array([io.GetOrigin(axis) for axis in range(3)]),
         directions=np.array([io.GetDirection(axis) for axis in range(3)]),
         components=io.GetNumberOfComponents(),
-        tags={key: str(tags[key]).strip() for key in ("0028|0004", "0020|0032") if tags.HasKey(key)},
+        pixel=io.GetComponentTypeAsString(io.GetComponentType()),
+        tags={key: str(tags[key]).strip() for key in ("0008|0008", "0028|0004") if tags.HasKey(key)},
     )
 
 
@@ -133,6 +136,11 @@ def read_series(path: str | Path, series_uid: str | None) -> tuple[Any, int]:
 
     files = series_files(path, series_uid)
     headers = [read_header(file) for file in files]
+    if "MOSAIC" in headers[0].tags.get("0008|0008", ""):
+        raise ScanError(path, "a mosaic: the slices of a volume as tiles of one picture", CONVERT)
+    if headers[0].components > 1 and headers[0].pixel != "unsigned_char":  # ITK's Python has no image type for it
+        problem = f"pixels of {headers[0].components} components of more than 8 bits are not read"
+        raise ScanError(path, problem, "Save it as 8-bit colour, or as grey.")
     if len(files) > 1:
         _check_volume(path, headers)
     if headers[0].tags.get("0028|0004") == "MONOCHROME1":
@@ -160,6 +168,8 @@ def _check_volume(path: str | Path, slices: Sequence[Slice]) -> None:
     if len({(item.size, item.components) for item in slices}) > 1:
         sizes = sorted({item.size for item in slices})
         raise ScanError(path, f"the slices of the series differ in size or colour: {sizes}", CONVERT)
+    if slices[0].size[2] > 1:
+        raise ScanError(path, f"{len(slices)} multi-frame files of {slices[0].size[2]} frames in one series", CONVERT)
     directions = np.stack([item.directions for item in slices])
     if np.abs(directions - directions[0]).max() > _PARALLEL:
         raise ScanError(path, f"no volume: the {len(slices)} slices are not parallel", CONVERT)

@@ -30,7 +30,8 @@ def _nifti(path: Path, values: np.ndarray | None = None, affine: np.ndarray | No
 
 
 def _dicom(path: Path, uid: str, position: Sequence[float] = (0, 0, 0), row: Sequence[float] = (1, 0, 0),
-           value: int = 0, size: tuple[int, int] = (6, 5), compress: bool = False) -> Path:  # fmt: skip
+           value: int = 0, size: tuple[int, int] = (6, 5), compress: bool = False,
+           image_type: str = "ORIGINAL\\PRIMARY") -> Path:  # fmt: skip
     """One slice of a series: a ramp plus `value`, columns along `row`, rows along y."""
     itk = pytest.importorskip("itk")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,7 @@ def _dicom(path: Path, uid: str, position: Sequence[float] = (0, 0, 0), row: Seq
     instance = f"{uid}.{zlib.crc32((path.name + str(value)).encode())}"
     for tag, text in {
         "0008|0060": "MR", "0020|000d": "1.2.826.0.1.3680043.8.498.1", "0020|000e": uid, "0008|0018": instance,
+        "0008|0008": image_type,
     }.items():  # fmt: skip
         tags[tag] = text
     writer = itk.ImageFileWriter.New(Input=image, FileName=str(path), ImageIO=io)

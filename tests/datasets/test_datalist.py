@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import nibabel as nib
 import pytest
 
-from datasets import Datalist, ScanError, load_datalist
+from datasets import Datalist, LoadScand, ScanError, load_datalist
+from datasets.phantoms import ensure_phantoms
 
 
 def _splits(datalist: Datalist) -> dict[str, str]:
@@ -194,3 +196,23 @@ def test_phantoms_are_made_on_first_use(monkeypatch, make, tmp_path):
     assert datalist.items[0]["prompt"] == "brain tumor"
     with pytest.raises(ValueError, match=r"Unknown phantom 'phantom:brain'; write for example phantom:brain_mri_2d"):
         load_datalist("phantom:brain")
+
+
+def test_phantoms_of_ct_are_kept_as_stored(tmp_path):
+    ensure_phantoms("chest_ct", 2, tmp_path, size=32, counts={"train": 2, "val": 2, "test": 2})
+    datalist = load_datalist(tmp_path / "chest_ct_2d")
+    assert (datalist.layout, datalist.spatial_dims, len(datalist.classes)) == ("manifest", 2, 2)
+    item = datalist.items[0]
+    assert {"mask", "prompt", "label", "group"} <= set(item)
+    loaded = LoadScand(spatial_dims=2, label_keys="mask")(item)
+    stored = nib.load(item["image"]).get_fdata()[:, :, 0]
+    assert loaded["image"][0].tolist() == stored.tolist(), "it lies as one looks at it"
+    assert loaded["image"].min() < -900, "Hounsfield units"
+    assert loaded["mask"].shape == loaded["image"].shape
+
+
+@pytest.mark.parametrize("name", ["phantom:brain_mri_4d", "phantom:liver_2d", "phantom:chest_xray_3d"])
+def test_unknown_phantoms_leave_nothing_behind(tmp_path, name):
+    with pytest.raises(ValueError, match=r"brain_mri|exists in 2D"):
+        load_datalist(name, phantom_root=tmp_path)
+    assert list(tmp_path.iterdir()) == []

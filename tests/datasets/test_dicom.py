@@ -93,3 +93,45 @@ def test_a_compression_without_codec(make, tmp_path):
     path.write_bytes(content[:140] + longer + content[144:].replace(jpeg, video))
     with pytest.raises(ScanError, match=r"a\.dcm: .*compression without codec.*Convert it"):
         load(path, 2)
+
+
+def test_a_mosaic_is_refused(make, tmp_path):
+    path = make.dicom(tmp_path / "a.dcm", "1.2.826.0.1.3680043.8.498.1", image_type="ORIGINAL\\PRIMARY\\M\\MOSAIC")
+    with pytest.raises(ScanError, match=r"a\.dcm: a mosaic: the slices of a volume as tiles.*Convert it"):
+        load(path, 2)
+
+
+def _multi_frame(path, values, uid="1.2.826.0.1.3680043.8.498.21"):
+    import itk
+
+    image = itk.image_from_array(values, is_vector=values.ndim == 4)
+    image.GetMetaDataDictionary()["0020|000e"] = uid
+    io = itk.GDCMImageIO.New()
+    io.KeepOriginalUIDOn()
+    itk.imwrite(image, str(path), imageio=io)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 6), (3, 5, 6, 3)])
+def test_frames_are_no_slices(tmp_path, shape):
+    values = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape) % 251
+    path = _multi_frame(tmp_path / "a.dcm", values)
+    with pytest.raises(ScanError, match=r"a\.dcm: multi-frame DICOM: its 3 frames may be slices, times or echoes"):
+        load(path, 3)
+    with pytest.raises(ScanError, match=r"multi-frame DICOM with 3 frames; choose one with frame=0\. Set `frame`"):
+        load(path, 2)
+    frame = load(path, 2, frame=2, channels=3 if shape[3:] else 1)
+    assert frame.permute(2, 1, 0).squeeze(-1).tolist() == values[2].tolist()
+
+
+def test_a_series_of_multi_frame_files(tmp_path):
+    for index in range(2):
+        _multi_frame(tmp_path / f"{index}.dcm", np.zeros((3, 5, 6), np.uint8))
+    with pytest.raises(ScanError, match="2 multi-frame files of 3 frames in one series"):
+        load(tmp_path, 3)
+
+
+def test_colour_of_sixteen_bits(tmp_path):
+    path = _multi_frame(tmp_path / "a.dcm", np.zeros((1, 5, 6, 3), np.uint16))
+    with pytest.raises(ScanError, match="3 components of more than 8 bits are not read"):
+        load(path, 2)

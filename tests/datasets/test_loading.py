@@ -157,6 +157,28 @@ def test_slices_are_no_volumes_and_volumes_no_slices(make, tmp_path):
         load(make.nifti(tmp_path / "c.nii", np.ones((4, 1, 1), np.int16)))
 
 
+@pytest.mark.parametrize(("space", "sign"), [("left-posterior-superior", -1), ("right-anterior-superior", 1)])
+def test_nrrd_written_by_hand(tmp_path, space, sign):
+    values = np.arange(24, dtype="<i2").reshape(4, 3, 2)  # z, y, x
+    header = f"""NRRD0004
+type: short
+dimension: 3
+space: {space}
+sizes: 2 3 4
+space directions: (2,0,0) (0,1,0) (0,0,3)
+space origin: (10,20,30)
+kinds: domain domain domain
+endian: little
+encoding: raw
+
+"""
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + values.tobytes())
+    scan = load_3d(tmp_path / "a.nrrd")
+    assert scan[0].tolist() == values.transpose(2, 1, 0)[::sign, ::sign].tolist()
+    first = [10, 20, 30] if sign > 0 else [-10 - 2, -20 - 2, 30]  # of the voxel at the left, back and bottom
+    assert scan.affine.tolist() == [[2, 0, 0, first[0]], [0, 1, 0, first[1]], [0, 0, 3, first[2]], [0, 0, 0, 1]]
+
+
 def test_nrrd(tmp_path, make):
     itk = pytest.importorskip("itk")
     values = np.arange(24, dtype=np.int16).reshape(4, 3, 2)  # z, y, x
