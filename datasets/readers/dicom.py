@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -65,8 +66,9 @@ def _series_in(folder: str, modified: int) -> dict[str, list[str]]:
     names = itk.GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(False)
     names.SetRecursive(False)
-    names.SetDirectory(folder)
-    return {uid: [str(file) for file in names.GetFileNames(uid)] for uid in names.GetSeriesUIDs()}
+    with _without_warnings():
+        names.SetDirectory(folder)
+        return {uid: [str(file) for file in names.GetFileNames(uid)] for uid in names.GetSeriesUIDs()}
 
 
 def series_files(path: str | Path, series_uid: str | None) -> list[str]:
@@ -148,7 +150,8 @@ def read_series(path: str | Path, series_uid: str | None) -> tuple[Any, int]:
     # Rescale slope and type may differ from slice to slice, and ITK takes the first one's type for all.
     pixel = itk.F if headers[0].components == 1 else None
     try:
-        image = itk.imread(files if len(files) > 1 else files[0], pixel_type=pixel)
+        with _without_warnings():
+            image = itk.imread(files if len(files) > 1 else files[0], pixel_type=pixel)
     except RuntimeError as error:
         problem = f"its pixels cannot be decoded: truncated, or a compression without codec ({last_line(error)})"
         raise ScanError(path, problem, CONVERT) from error
@@ -161,6 +164,19 @@ def last_line(error: Exception) -> str:
     if not lines:
         return type(error).__name__
     return re.sub(r"^ITK ERROR: \w+\(0x[0-9a-f]+\): ", "", lines[-1])[:200].rstrip(".")
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep ITK's warnings, which name no file, off the console: what they are about is checked here."""
+    import itk
+
+    shown = itk.Object.GetGlobalWarningDisplay()
+    itk.Object.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        itk.Object.SetGlobalWarningDisplay(shown)
 
 
 def _check_volume(path: str | Path, slices: Sequence[Slice]) -> None:

@@ -74,6 +74,9 @@ def _check_header(manifest: Path, names: list[str], label_column: str) -> None:
         found = ",".join(names) or "nothing"
         problem = f"line 1: the column {' and '.join(map(repr, missing))} is missing, found {found}"
         raise ScanError(manifest, problem, _COLUMNS)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ScanError(manifest, f"line 1: the column {twice[0]!r} is there twice", "Keep one of the two.")
     if label_column not in names:
         logger.info("%s: no column %r, so the scans are unlabelled (columns: %s)", manifest, LABEL, ",".join(names))
 

@@ -72,7 +72,7 @@ def test_slices_of_other_size_or_direction(make, tmp_path):
         load(tmp_path / "b")
 
 
-def test_damaged_files_and_folders_without_dicom(make, tmp_path):
+def test_damaged_files_and_folders_without_dicom(make, tmp_path, capfd):
     path = make.dicom(tmp_path / "a.dcm", "1.2.826.0.1.3680043.8.498.1")
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ScanError, match=r"a\.dcm: .*truncated"):
@@ -80,6 +80,7 @@ def test_damaged_files_and_folders_without_dicom(make, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScanError, match="no DICOM file was found in this folder"):
         load(tmp_path / "empty")
+    assert "WARNING" not in capfd.readouterr().err, "ITK's, which name no file"
 
 
 def test_a_compression_without_codec(make, tmp_path):

@@ -61,6 +61,7 @@ def test_byte_order_mark_spaces_and_blank_lines(make, root):
     ("rows", "header", "words"),
     [
         (["a.png,x"], "file,label", r"line 1: the column 'split' is missing, found file,label.*Columns are"),
+        (["a.png,x,train,val"], "file,label,split,split", r"line 1: the column 'split' is there twice"),
         (["a.png;x;train"], "file;label;split", "line 1: the column .* missing, found file;label;split"),
         (["a.png,x,train", "b.png,x,training"], None, r"line 3: split 'training'.*train, val, test"),
         (["a.png,x,train", "b.png,x,val", "a.png,y,val"], None, r"line 4: 'a.png' is listed twice, first in line 2"),
