@@ -82,7 +82,7 @@ class ConceptLocalizer:
         concept = self._concept(prompt, words, hint)
         if np.ptp(values) == 0:
             return np.zeros_like(values)
-        modality = hint or concept.modality or guess_modality(values)
+        modality = hint or guess_modality(values, concept.modalities or MODALITIES)
         chain = concept.chain(modality)
         if chain is None:
             known = (each.name for each in self.vocabulary.concepts.values() if each.chain(modality))

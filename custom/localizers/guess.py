@@ -3,21 +3,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from custom.localizers.operators.scan import is_hounsfield, unit
 
 
-def guess_modality(values: np.ndarray) -> str:
+def guess_modality(values: np.ndarray, among: Sequence[str]) -> str:
     """Guess from dimensions, value range and border.
 
-    Volumes are CT in Hounsfield units or MRI. Pictures with air all around the body are slices (MRI; CT slices
-    without Hounsfield units cannot be told apart: say "CT" in the prompt), others radiographs.
+    Hounsfield units are CT. Volumes are no radiographs. Pictures with air all around the body are slices, others
+    radiographs. Slices of MRI and CT without Hounsfield units look alike: the first of ``among`` is taken.
+
+    Args:
+        values: ``[*spatial]``.
+        among: modalities in question, the usual one first.
     """
-    if is_hounsfield(values):
+    if len(among) == 1:
+        return among[0]
+    if "ct" in among and is_hounsfield(values):
         return "ct"
-    if values.ndim == 3:
-        return "mri"
+    slices = [modality for modality in among if modality != "xray"]
+    if "xray" in among and values.ndim == 2 and not _air_around(values):
+        return "xray"
+    return slices[0]
+
+
+def _air_around(values: np.ndarray) -> bool:
     scaled = unit(values)
     border = np.concatenate([scaled[0], scaled[-1], scaled[:, 0], scaled[:, -1]])
-    return "mri" if (border < 0.1).mean() > 0.6 else "xray"
+    return bool((border < 0.1).mean() > 0.6)

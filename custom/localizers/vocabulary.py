@@ -38,13 +38,13 @@ class Concept:
 
     - ``name``: unique in the vocabulary; the first synonym unless stated otherwise.
     - ``phrases``: sets of normalised words; a prompt names the concept if it holds all words of one.
-    - ``modality``: of the scans that the concept is usually sought in; None: any.
+    - ``modalities``: of the scans that the concept is sought in, the usual one first; empty: any.
     - ``chains``: modality (or ``any``) -> operators.
     """
 
     name: str
     phrases: tuple[frozenset[str], ...]
-    modality: str | None
+    modalities: tuple[str, ...]
     chains: Mapping[str, tuple[Step, ...]]
 
     def chain(self, modality: str) -> tuple[Step, ...] | None:
@@ -80,13 +80,13 @@ class Vocabulary:
         """Return the concept that fits the words best, and the words that it leaves unused; None if none fits.
 
         The phrase with most words wins ("lung tumor" over "tumor"); among equals a concept of the scan's modality, then
-        a concept with a modality, that is a finding, then the first of the file.
+        one that has a modality at all, then the first of the file.
         """
         matches = [(concept, phrase) for concept in self.concepts.values() for phrase in concept.phrases]
         matches = [(concept, phrase) for concept, phrase in matches if phrase <= words.content]
         if not matches:
             return None
-        concept, phrase = max(matches, key=lambda match: _rank(*match, modality))
+        concept, phrase = max(matches, key=lambda match: _rank(match[0], match[1], modality))
         return concept, words.content - phrase
 
     def _concept(self, name: str, entry: Any) -> Concept:
@@ -96,11 +96,12 @@ class Vocabulary:
         unknown = sorted(set(entry) - {"synonyms", "modality", "steps", "about"})
         if unknown:
             raise VocabularyError(f"{where}: unknown key {unknown[0]!r}; known: about, modality, steps, synonyms.")
-        modality = entry.get("modality")
-        if modality is not None and modality not in MODALITIES:
-            raise VocabularyError(f"{where}: modality {modality!r} is none of {', '.join(MODALITIES)}.")
-        phrases = tuple(self._phrase(text, where) for text in (name, *entry.get("synonyms", ())))
-        return Concept(name, phrases, modality, _chains(entry["steps"], where))
+        modalities = _as_tuple(entry.get("modality"))
+        for modality in modalities:
+            if modality not in MODALITIES:
+                raise VocabularyError(f"{where}: modality {modality!r} is none of {', '.join(MODALITIES)}.")
+        phrases = tuple(self._phrase(text, where) for text in (name, *_as_tuple(entry.get("synonyms"))))
+        return Concept(name, phrases, modalities, _chains(entry["steps"], where))
 
     def _phrase(self, text: Any, where: str) -> frozenset[str]:
         content = self.parse(str(text)).content
@@ -110,7 +111,13 @@ class Vocabulary:
 
 
 def _rank(concept: Concept, phrase: frozenset[str], modality: str | None) -> tuple[int, bool, bool]:
-    return len(phrase), modality is not None and concept.modality == modality, concept.modality is not None
+    return len(phrase), modality in concept.modalities, bool(concept.modalities)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, dict[str, Any]]:
@@ -121,7 +128,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, dict[str, Any]]:
         raise VocabularyError(f"{path}: cannot be read ({error.strerror}).") from error
     except yaml.YAMLError as error:
         raise VocabularyError(f"{path}: not YAML: {error}") from error
-    sections = {"aliases": {}, "modality_words": {}, "concepts": {}}
+    sections: dict[str, dict[str, Any]] = {"aliases": {}, "modality_words": {}, "concepts": {}}
     _check_sections(path, content, (*sections, "extends"))
     if "extends" in content:
         base = (path.parent / str(content["extends"])).resolve()

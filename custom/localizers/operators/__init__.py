@@ -10,22 +10,25 @@ from types import MappingProxyType
 
 from custom.localizers.operators.body import body
 from custom.localizers.operators.brain import brain, head_interior
+from custom.localizers.operators.hippocampus import hippocampus
 from custom.localizers.operators.lesion import lesion
 from custom.localizers.operators.lungs import lungs
-from custom.localizers.operators.nodule import nodule
+from custom.localizers.operators.nodule import nodule, opacity
 from custom.localizers.operators.refine import at_least, complement, grow, side
 from custom.localizers.operators.scan import Map, Scan
 from custom.localizers.operators.symmetry import asymmetry
 
 SOURCES: Mapping[str, Callable[..., Map]] = MappingProxyType(
     {
+        "asymmetry": asymmetry,
         "body": body,
         "brain": brain,
         "head_interior": head_interior,
+        "hippocampus": hippocampus,
         "lesion": lesion,
-        "asymmetry": asymmetry,
         "lungs": lungs,
         "nodule": nodule,
+        "opacity": opacity,
     }
 )
 REFINERS: Mapping[str, Callable[..., Map]] = MappingProxyType(

@@ -24,6 +24,9 @@ BOTH: Mapping[str, float] = MappingProxyType({"rough": 4.0, "edge": -0.26})
 OFFSET = -0.6  # puts the median slice's tumour at 0.5; the regression's own offset, for equal priors, is -1.2
 CENTRALITY = 5.5  # log-odds lost at the head's border; the same in all directions of the head's bounding box
 HEIGHT = -0.24  # where lesions are likeliest: this share of the head's half height below (-: above) its middle
+TYPICAL = (
+    1.25  # median log-odds of a brain, to which every brain's own median is shifted: coarse scans are rough all over
+)
 LEAST_EVIDENCE = 0.7  # log-odds without the prior below which a place is no lesion, however likely the place
 
 
@@ -47,6 +50,8 @@ def lesion(scan: Scan, contrast: str = "any", prior: float = 1.0, threshold: flo
     if coarse is None:
         return np.zeros_like(scan.values)
     evidence = _evidence(_features(coarse), contrast)
+    # A featureless brain is not lifted to the typical level, so that it stays empty.
+    evidence = evidence - max(float(np.median(evidence[coarse.inside])) - TYPICAL, 0)
     place = -CENTRALITY * _distance_from_likely_place(scan, coarse)
     found = logistic(evidence + prior * place - threshold) * logistic(3 * (evidence - LEAST_EVIDENCE - threshold))
     near = ndimage.distance_transform_edt(~coarse.inside) <= 0.15 * coarse.diameter
@@ -57,7 +62,7 @@ def _evidence(features: Mapping[str, np.ndarray], contrast: str) -> np.ndarray:
     weights = dict(BOTH)
     weights.update(BRIGHT if contrast in ("bright", "any") else {})
     weights.update(DARK if contrast in ("dark", "any") else {})
-    return OFFSET + sum(weight * features[name] for name, weight in weights.items())
+    return np.asarray(OFFSET + sum(weight * features[name] for name, weight in weights.items()))
 
 
 def _features(coarse: Coarse) -> dict[str, np.ndarray]:
@@ -86,7 +91,7 @@ def _distance_from_likely_place(scan: Scan, coarse: Coarse) -> np.ndarray:
     """Squared distance from the place where lesions are likeliest, in half sides of the head's bounding box."""
     dims = coarse.inside.ndim
     up = 1 if dims == 2 else 2  # the axis that runs between crown and neck; downwards in pictures, upwards in volumes
-    squared = np.zeros([1] * dims, dtype=np.float32)
+    squared = np.zeros([1] * dims)
     for axis, (first, last) in enumerate(_extent(body_mask(scan))):
         place = np.linspace(0, scan.values.shape[axis] - 1, coarse.inside.shape[axis])
         place = (place - (first + last) / 2) / max((last - first) / 2, 1)

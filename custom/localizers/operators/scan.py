@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import ndimage
 
 Map = np.ndarray
 Source = Callable[..., Map]
+Result = TypeVar("Result")
 
 
 class Scan:
@@ -30,18 +31,19 @@ class Scan:
         self.modality = modality
         self.low_side = low_side
         self.hounsfield = is_hounsfield(values)
-        self._shared: dict[Any, Map] = {}
+        self._shared: dict[Any, Any] = {}
 
     @property
     def size(self) -> float:
-        """Geometric mean of the side lengths in voxels: scales of structures are given as a share of it."""
-        return float(np.prod(self.values.shape) ** (1 / self.values.ndim))
+        """Median side length in voxels, of which scales are given as a share: thin stacks do not lower it."""
+        return float(np.median(self.values.shape))
 
-    def once(self, key: Any, make: Callable[[], Map]) -> Map:
+    def once(self, key: Any, make: Callable[[], Result]) -> Result:
         """Return the result kept under a key, made at the first call."""
         if key not in self._shared:
             self._shared[key] = make()
-        return self._shared[key]
+        result: Result = self._shared[key]
+        return result
 
 
 def is_hounsfield(values: np.ndarray) -> bool:
@@ -78,6 +80,12 @@ def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
 def logistic(values: np.ndarray) -> np.ndarray:
     """Logistic function, from evidence to probability."""
     return (1 / (1 + np.exp(-np.clip(values, -30, 30)))).astype(np.float32)
+
+
+def ratio_probability(values: np.ndarray, half: float, power: float = 3.0) -> np.ndarray:
+    """From strength to probability: 0.5 at ``half``, 0 at nothing, near 1 at several times it (Hill's function)."""
+    strength = (np.maximum(values, 0) / half) ** power
+    return (strength / (1 + strength)).astype(np.float32)
 
 
 def largest(mask: np.ndarray, count: int = 1) -> np.ndarray:
