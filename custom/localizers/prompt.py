@@ -8,72 +8,12 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "any",
-        "all",
-        "are",
-        "as",
-        "at",
-        "both",
-        "by",
-        "can",
-        "for",
-        "from",
-        "in",
-        "inside",
-        "into",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "one",
-        "or",
-        "part",
-        "region",
-        "regions",
-        "area",
-        "areas",
-        "scan",
-        "scans",
-        "image",
-        "images",
-        "picture",
-        "slice",
-        "slices",
-        "volume",
-        "show",
-        "shows",
-        "showing",
-        "shown",
-        "see",
-        "seen",
-        "segment",
-        "find",
-        "locate",
-        "the",
-        "that",
-        "there",
-        "these",
-        "this",
-        "those",
-        "to",
-        "within",
-        "with",
-        "where",
-        "which",
-        "some",
-        "patient",
-        "patients",
-        "case",
-        "cases",
-        "visible",
-    ]
-)
+FILLERS = """
+a an and any all are as at both by can for from in inside into is it its of on one or part region area locate scan image
+picture slice volume show showing shown see seen segment find the that there these this those to with within where which
+some whole entire patient case visible side hemisphere
+"""
+STOP_WORDS = frozenset(FILLERS.split())
 NEGATIONS = frozenset(("no", "not", "without", "absent", "exclude", "excluding", "except", "outside"))
 SIDES = {"left": "left", "right": "right"}
 CONTRASTS = {
@@ -90,8 +30,8 @@ SPELLINGS = (
     (r"centre$", "center"),
 )
 PLURALS = (
-    (r"ies$", "y"), (r"ices$", "ex"), (r"(thes|tas|ros|nes|sis)es$", r"\1is"), (r"(s|x|z|ch|sh)es$", r"\1"),
-    (r"([^sui])s$", r"\1"),
+    (r"ies$", "y"), (r"ices$", "ex"), (r"(thes|tas|ros|nos)es$", r"\1is"), (r"(s|x|z|ch|sh)es$", r"\1"),
+    (r"([^sui])s$", r"\1"), (r"([^aeiou])i$", r"\1us"),
 )  # fmt: skip
 
 

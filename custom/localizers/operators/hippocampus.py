@@ -29,9 +29,9 @@ def hippocampus(scan: Scan, threshold: float = 0.0) -> Map:
     """
     if scan.values.ndim != 3:
         return np.zeros_like(scan.values)
-    odds = np.full(scan.values.shape, OFFSET - threshold, dtype=np.float32)
-    places = np.ogrid[tuple(slice(0, size) for size in scan.values.shape)]
-    places = [2 * (place + 0.5) / place.size - 1 for place in places]
+    odds = np.full(scan.values.shape, OFFSET - threshold)
+    indices = np.ogrid[tuple(slice(0, size) for size in scan.values.shape)]
+    places = [2 * (index + 0.5) / index.size - 1 for index in indices]
     for place, linear, squared in zip(places, LINEAR, SQUARED, strict=True):
         odds = odds + linear * place + squared * place**2
     for (first, second), weight in MIXED.items():

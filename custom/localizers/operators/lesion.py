@@ -36,7 +36,7 @@ def lesion(scan: Scan, contrast: str = "any", prior: float = 1.0, threshold: flo
 
     The log-odds are a weighted sum of features in units of the brain's own level and diameter (blobs by difference of
     Gaussians, asymmetry, roughness) plus a weak prior for central places. Where the features alone say nothing, the
-    map stays near zero whatever the prior.
+    map stays below 0.5 whatever the prior; a sharp border to the bone may leave a thin rim above it.
     Assumes a head with its skull, or brain only; tuned on T1 with contrast agent. On volumes the features are
     three-dimensional.
 

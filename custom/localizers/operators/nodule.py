@@ -22,7 +22,7 @@ def nodule(
     threshold: float = 0.1,
     reach: float = 0.2,
     least: float = 0.3,
-    power: float = 1.0,
+    power: float = 0.5,
 ) -> Map:
     """Bright round spots in or at the lung.
 

@@ -104,13 +104,6 @@ def soft_edge(mask: np.ndarray, sigma: float = 0.7) -> np.ndarray:
     return np.where(edge < 0.02, 0, edge).astype(np.float32)
 
 
-def ball(radius: float, dims: int) -> np.ndarray:
-    """Boolean disc or ball with a radius in voxels, as a structuring element."""
-    reach = int(np.ceil(radius))
-    grid = np.ogrid[tuple(slice(-reach, reach + 1) for _ in range(dims))]
-    return sum(axis.astype(float) ** 2 for axis in grid) <= radius**2 + 0.25
-
-
 def eroded(mask: np.ndarray, distance: float) -> np.ndarray:
     """Voxels further than a distance (in voxels) from the outside; the border of the picture does not count."""
     return ndimage.distance_transform_edt(mask) > distance if not mask.all() else mask
