@@ -12,7 +12,7 @@ from scipy import ndimage
 from custom.localizers.operators.scan import smooth
 
 
-def blobness(values: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
+def blobness(values: np.ndarray, sigmas: Sequence[float], larger: float = 0.3) -> np.ndarray:
     """Scale-normalised least curvature of bright structures, spread over their extent; the largest of all scales.
 
     For a bright blob all second derivatives are negative; for a line or plane one or two are near zero (Frangi et al.,
@@ -22,13 +22,15 @@ def blobness(values: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
     Args:
         values: ``[X, Y]`` or ``[X, Y, Z]``.
         sigmas: scales in voxels; below 1 they are raised to 1.
+        larger: answers are multiplied by ``(sigma / mean sigma) ** larger``: small spots are mostly vessels.
 
     Returns:
         Non-negative array; about 0.3 in the middle of an ideal disc of height 1 at the best scale.
     """
     best = np.zeros_like(values, dtype=np.float32)
+    usual = max(1.0, float(np.mean(sigmas)))
     for sigma in sorted({max(1.0, float(sigma)) for sigma in sigmas}):
-        curvature = -_largest_curvature(values, sigma) * sigma**2
+        curvature = -_largest_curvature(values, sigma) * sigma**2 * (sigma / usual) ** larger
         spread = ndimage.maximum_filter(np.maximum(curvature, 0), size=2 * round(0.8 * sigma) + 1)
         best = np.maximum(best, smooth(spread, 0.5 * sigma))
     return best
