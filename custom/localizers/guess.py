@@ -31,6 +31,7 @@ def guess_modality(values: np.ndarray, among: Sequence[str]) -> str:
 
 
 def _air_around(values: np.ndarray) -> bool:
-    scaled = unit(values)
-    border = np.concatenate([scaled[0], scaled[-1], scaled[:, 0], scaled[:, -1]])
-    return bool((border < 0.1).mean() > 0.6)
+    """Whether most of the border is dark, and the lower edge too: on radiographs the body reaches it."""
+    dark = unit(values) < 0.1
+    border = np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
+    return bool(border.mean() > 0.6 and dark[:, -1].mean() > 0.5)
