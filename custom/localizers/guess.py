@@ -31,6 +31,7 @@ def guess_modality(values: np.ndarray, among: Sequence[str]) -> str:
 
 
 def _air_around(values: np.ndarray) -> bool:
-    """Whether all four borders are mostly dark; a radiograph's body runs out of the picture at the bottom at least."""
+    """Whether most of the border is dark, and the lower edge too: on radiographs the body reaches it."""
     dark = unit(values) < 0.1
-    return min(float(side.mean()) for side in (dark[0], dark[-1], dark[:, 0], dark[:, -1])) > 0.5
+    border = np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
+    return bool(border.mean() > 0.6 and dark[:, -1].mean() > 0.5)
