@@ -166,6 +166,8 @@ def markdown(study: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
                 cells = [mean_and_spread([row[figure] for row in runs]) for figure in FIGURES]
                 low, high = (100 * statistics.fmean(row[bound] for row in runs) for bound in INTERVAL)
                 lines.append(f"| {name} | {arm} | {len(runs)} | {' | '.join(cells)} [{low:.1f}, {high:.1f}] |")
+    if study.get("remarks"):
+        lines += ["", study["remarks"].strip()]
     return "\n".join(lines) + "\n"
 
 

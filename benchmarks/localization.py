@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well localizers find what a prompt names, on real scans with masks or boxes.
 
-    python benchmarks/localization.py --data $MWM_DATA --split val
+    python -m benchmarks.localization --data $MWM_DATA --split val
 
 Writes ``benchmarks/results/localization.csv`` and ``.md`` (test; other splits: ``localization_<split>``). Every set is
 also asked for something that is not there, and two localizers that see no prompt are measured, whole and at equal area:
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from custom.components import load_component
 from custom.localizers import BodyOnly, CentredDisc, Localizer
