@@ -188,8 +188,8 @@ elsewhere); *recall*, *precision*, *coverage* (share of the picture), *dice*: at
 of the target within the 15 % of the picture with the highest probabilities; *found*: share of scans with any voxel at
 or above 0.5; *seconds*: for the prompt, one thread. *equal area*: a region in the middle, as large as the prompt's.
 Where the sets' makers centred their crops on the target (`ct3d_lidc_nodules`, `hippocampus3d`), a disc in the middle
-must do well. The operators for brain lesions, lungs on X-ray and the hippocampus hold a few weights that were fitted on the
-training splits of these sets (boxes or masks), and some choices were made on val; nothing was fitted on test."""
+must do well. The operators for brain lesions, lungs on X-ray and the hippocampus hold a few weights that were fitted
+on the training splits of these sets (boxes or masks), and some choices were made on val; nothing was fitted on test."""
 
 
 if __name__ == "__main__":
