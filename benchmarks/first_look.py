@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 
-CONFIGS = Path("bundle/configs")
+from benchmarks.bundle import make_workflow
+
 FIGURES = ("accuracy", "balanced_accuracy", "macro_auroc")
 INTERVAL = ("macro_auroc_low", "macro_auroc_high")
 logger = logging.getLogger("first_look")
@@ -97,14 +98,7 @@ def evaluate(
 def run(config: str, **overrides: Any) -> None:
     """Run a workflow of the bundle in this process, as `python -m monai.bundle run` would."""
     logger.info("%s: %s", config, overrides)
-    workflow = ConfigWorkflow(
-        config_file=str(CONFIGS / f"{config}.yaml"),
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        **overrides,
-    )
-    workflow.initialize()
+    workflow = make_workflow(config, **overrides)
     workflow.run()
     workflow.finalize()
     del workflow

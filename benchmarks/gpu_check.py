@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
 
-CONFIGS = Path("bundle/configs")
+from benchmarks.bundle import make_workflow
+
 STEPS = 4
 # Largest relative difference of a loss: rounding in float32 grows over the steps, mixed precision keeps ten bits.
 TOLERANCE = {False: 2e-3, True: 5e-2}
@@ -67,14 +66,8 @@ def first_losses(config: str, overrides: dict[str, Any], device: torch.device, a
     """Losses of the first steps of a workflow."""
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        workflow = ConfigWorkflow(
-            config_file=str(CONFIGS / f"{config}.yaml"),
-            meta_file=str(CONFIGS / "metadata.json"),
-            logging_file=False,
-            workflow_type="train",
-            **{**SMALL, **overrides, "device": device, "amp": amp, "output_dir": folder},
-        )
-        workflow.initialize()
+        options = {**SMALL, **overrides, "device": device, "amp": amp, "output_dir": folder}
+        workflow = make_workflow(config, **options)
         trainer = workflow.parser.get_parsed_content("train#trainer")
 
         @trainer.on(Events.ITERATION_COMPLETED)
