@@ -6,17 +6,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from custom.networks.execution import run_dense, run_masked_dense
+from custom.networks.execution import run_dense, run_masked_dense, run_packed
+from custom.networks.packed.rows import Rows
 from custom.networks.tracing import trace_features, used_modules
 from custom.networks.visibility import Visibility
 
 PROBE_SIZE = 32
+Execution = Literal["auto", "packed", "masked_dense"]
+_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class EncoderSpec:
     channel_argument: str = "in_channels"
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self) -> Encoder:
-        """Build the encoder with fresh random weights.
+    def build(self, execution: Execution = "auto") -> Encoder:
+        """Build the encoder with fresh random weights; ``execution`` as for :class:`Encoder`.
 
         Raises:
             ValueError: if the network cannot be built, traced or read at the named features.
@@ -52,7 +55,7 @@ class EncoderSpec:
             **dict(self.arguments),
         }
         network = ConfigParser({"network": config}).get_parsed_content("network")
-        return Encoder(network, self.features, self.spatial_dims, self.in_channels)
+        return Encoder(network, self.features, self.spatial_dims, self.in_channels, execution)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the specification as JSON-able values; ``EncoderSpec(**spec.as_dict())`` equals it."""
@@ -62,26 +65,40 @@ class EncoderSpec:
 class Encoder(nn.Module):
     """A network of MONAI, unmodified, that returns feature maps and can be told which cells it may see.
 
-    The network stays the submodule ``network`` with its own parameter names. Its forward pass is traced once; with
-    visible cells, each traced operation follows :mod:`custom.networks.masked_layers`.
+    The network stays the submodule ``network`` with its own parameter names; its weights are laid out channels last in
+    memory, which both executions compute faster. Its forward pass is traced once; with visible cells, each traced
+    operation follows :mod:`custom.networks.masked_layers`, by computing everything and hiding (``masked_dense``), or by
+    computing only what is visible (``packed``, :mod:`custom.networks.packed`). Both give the same result.
 
     Args:
         network: the network, 2D or 3D. Parameters that do not lead to a feature map are frozen.
         features: submodules whose outputs are returned, from fine to coarse.
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
+        execution: ``packed``, ``masked_dense``, or ``auto``: whichever was measured to be faster on the device at hand,
+            packed on a CPU and masked dense elsewhere (``benchmarks/results/speed.md``).
 
     Attributes:
         channels: channels of each feature map.
         strides: down-sampling factor of each feature map.
 
     Raises:
-        ValueError: if a feature is unknown, or the maps do not get coarser by one factor for all axes.
+        ValueError: if a feature or the execution is unknown, or the maps do not get coarser by one factor for all axes.
     """
 
-    def __init__(self, network: nn.Module, features: Sequence[str], spatial_dims: int, in_channels: int = 1) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        features: Sequence[str],
+        spatial_dims: int,
+        in_channels: int = 1,
+        execution: Execution = "auto",
+    ) -> None:
         super().__init__()
-        self.network = network
+        if execution not in get_args(Execution):
+            raise ValueError(f"execution must be one of {get_args(Execution)}, got {execution!r}.")
+        self.execution = execution
+        self.network = network.to(memory_format=_CHANNELS_LAST[spatial_dims])
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self._graph = trace_features(network, features)
@@ -100,11 +117,25 @@ class Encoder(nn.Module):
         Returns:
             One ``[B, channels, *spatial / stride]`` per feature, zero at hidden positions.
         """
+        if isinstance(visible, Tensor):
+            visible = Visibility(visible, self.spatial_dims, image.device)
+        return [value.dense() if isinstance(value, Rows) else value for value in self.encode(image, visible)]
+
+    def encode(self, image: Tensor, visibility: Visibility | None = None) -> list[Tensor | Rows]:
+        """Return the feature maps as they were computed, from fine to coarse: packed ones stay packed.
+
+        Args:
+            image: ``[B, C, *spatial]``.
+            visibility: which cells may be seen; None: all, the plain network.
+        """
         self._check_channels(image)
-        if visible is None:
+        if visibility is None:
             return list(run_dense(self._graph, self.network, image))
-        visibility = visible if isinstance(visible, Visibility) else Visibility(visible, self.spatial_dims)
-        return list(run_masked_dense(self._graph, self.network, image, visibility))
+        run = run_packed if self._is_packed(image.device) else run_masked_dense
+        return list(run(self._graph, self.network, image, visibility))
+
+    def _is_packed(self, device: torch.device) -> bool:
+        return self.execution == "packed" or (self.execution == "auto" and device.type == "cpu")
 
     def plain_state_dict(self) -> dict[str, Tensor]:
         """Weights under the network's own names, without those that no feature map depends on."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a traced network: densely, or with hidden cells."""
+"""Running a traced network: densely, or with hidden cells, by masks or packed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from custom.networks.masked_layers import check_function, masked_function, masked_layer
+from custom.networks.masked_layers import masked_function, masked_layer
+from custom.networks.packed.layers import first_layer, packed_function, packed_layer
+from custom.networks.packed.rows import MaskedImage, Rows
 from custom.networks.visibility import Visibility
 
-LayerRule = Callable[[nn.Module, tuple[Any, ...]], Any]
-FunctionRule = Callable[[str, tuple[Any, ...], Callable[[], Any]], Any]
+LayerRule = Callable[[nn.Module, Any], Any]
+FunctionRule = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
 def run_dense(graph: fx.Graph, network: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
     """Run the graph as the plain network would. ``image`` is ``[B, C, *spatial]``."""
-    return _run(graph, network, image, lambda layer, args: layer(*args), lambda name, args, call: call())
+    return _run(graph, network, image, lambda layer, value: layer(value), _call)
 
 
 def run_masked_dense(graph: fx.Graph, network: nn.Module, image: Tensor, visibility: Visibility) -> tuple[Tensor, ...]:
@@ -26,20 +28,34 @@ def run_masked_dense(graph: fx.Graph, network: nn.Module, image: Tensor, visibil
     What is hidden cannot change the result: the image is zeroed there before the first layer.
     """
 
-    def layer_rule(layer: nn.Module, args: tuple[Any, ...]) -> Tensor:
-        return masked_layer(layer, args[0], visibility)
+    def layer_rule(layer: nn.Module, value: Tensor) -> Tensor:
+        return masked_layer(layer, value, visibility)
 
-    def function_rule(name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> Any:
-        check_function(name, args[0])
-        result = call()
-        return masked_function(name, result, visibility) if isinstance(result, Tensor) else result
+    def function_rule(name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return masked_function(name, call, args, kwargs, visibility)
 
     return _run(graph, network, visibility.hide(image), layer_rule, function_rule)
 
 
+def run_packed(graph: fx.Graph, network: nn.Module, image: Tensor, visibility: Visibility) -> tuple[Rows, ...]:
+    """Run the graph on the visible cells only, computing nothing else (:mod:`custom.networks.packed`)."""
+
+    def layer_rule(layer: nn.Module, value: MaskedImage | Rows | Tensor) -> Rows | Tensor:
+        if isinstance(value, MaskedImage):
+            return first_layer(layer, value, visibility)
+        return packed_layer(layer, value, visibility) if isinstance(value, Rows) else layer(value)
+
+    start = MaskedImage(visibility.hide(image), visibility.sites(image.shape[2:]))
+    return _run(graph, network, start, layer_rule, packed_function)
+
+
+def _call(_: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return call(*args, **kwargs)
+
+
 def _run(
-    graph: fx.Graph, network: nn.Module, image: Tensor, layer_rule: LayerRule, function_rule: FunctionRule
-) -> tuple[Tensor, ...]:
+    graph: fx.Graph, network: nn.Module, image: Any, layer_rule: LayerRule, function_rule: FunctionRule
+) -> tuple[Any, ...]:
     values: dict[fx.Node, Any] = {}
     last_use = _last_uses(graph)
     for node in graph.nodes:
@@ -47,24 +63,24 @@ def _run(
         if node.op == "placeholder":
             values[node] = image if not values else node.args[0]  # further arguments keep their defaults
         elif node.op == "call_module":
-            values[node] = layer_rule(network.get_submodule(str(node.target)), args)
+            values[node] = layer_rule(network.get_submodule(str(node.target)), args[0])
         elif node.op == "get_attr":
             values[node] = _attribute(network, str(node.target))
         elif node.op == "output":
             return tuple(args[0])
         else:
-            values[node] = function_rule(_name(node), args, _bind(node, args, values))
+            kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+            values[node] = function_rule(_name(node), _callable(node), args, kwargs)
         for done in last_use.get(node, ()):
             del values[done]
     raise ValueError("The graph has no output.")
 
 
-def _bind(node: fx.Node, args: tuple[Any, ...], values: dict[fx.Node, Any]) -> Callable[[], Any]:
-    kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-    if node.op == "call_method":
-        return lambda: getattr(args[0], str(node.target))(*args[1:], **kwargs)
+def _callable(node: fx.Node) -> Callable[..., Any]:
     target: Any = node.target
-    return lambda: target(*args, **kwargs)
+    return (
+        (lambda first, *rest, **kwargs: getattr(first, target)(*rest, **kwargs)) if node.op == "call_method" else target
+    )
 
 
 def _name(node: fx.Node) -> str:

@@ -15,7 +15,9 @@ A layer of any other kind raises :class:`UnsupportedLayerError`: it would be sil
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +40,8 @@ class UnsupportedLayerError(TypeError):
     def __init__(self, layer: str) -> None:
         super().__init__(
             f"{layer} has no rule for hidden positions, so it cannot be pretrained sparsely. Supported: convolutions, "
-            "batch, instance and group normalisation, maximum, average and global average pooling, linear layers after "
-            "global pooling, element-wise activations and dropout. Choose another encoder, or add a rule in "
+            "batch, instance, group and (channel-wise) layer normalisation, maximum, average and global average pooling, "
+            "linear layers, element-wise activations and dropout. Choose another encoder, or add a rule in "
             "custom/networks/masked_layers.py."
         )
 
@@ -59,17 +61,29 @@ def masked_layer(layer: nn.Module, values: Tensor, visibility: Visibility) -> Te
 
 @masked_layer.register
 def _convolution(layer: _ConvNd, values: Tensor, visibility: Visibility) -> Tensor:
-    if isinstance(layer, _ConvTransposeNd) or layer.padding_mode != "zeros":
-        raise UnsupportedLayerError(f"{type(layer).__name__} (padding mode {layer.padding_mode})")
+    check_convolution(layer)
     return visibility.hide(layer(values))
 
 
 @masked_layer.register
 def _linear(layer: nn.Linear, values: Tensor, visibility: Visibility) -> Tensor:
     if values.ndim > 2:
-        raise UnsupportedLayerError("Linear on a feature map")
-    result: Tensor = layer(values)
-    return result
+        check_linear(layer, values.shape[1])
+    return _per_position(layer, values, visibility)
+
+
+@masked_layer.register
+def _layer_norm(layer: nn.LayerNorm, values: Tensor, visibility: Visibility) -> Tensor:
+    check_layer_norm(layer, values.shape[1])
+    return _per_position(layer, values, visibility)
+
+
+def _per_position(layer: nn.Module, values: Tensor, visibility: Visibility) -> Tensor:
+    """Apply a layer that works on the channels of one position, which it expects last."""
+    if values.ndim <= 2:
+        result: Tensor = layer(values)
+        return result
+    return visibility.hide(layer(values.movedim(1, -1)).movedim(-1, 1))
 
 
 @masked_layer.register
@@ -93,8 +107,7 @@ def _batch_norm(layer: _BatchNorm, values: Tensor, visibility: Visibility) -> Te
 
 @masked_layer.register
 def _instance_norm(layer: _InstanceNorm, values: Tensor, visibility: Visibility) -> Tensor:
-    if layer.track_running_stats:
-        raise UnsupportedLayerError(f"{type(layer).__name__} with running statistics")
+    check_instance_norm(layer)
     return _normalise_groups(values, visibility, values.shape[1], layer)
 
 
@@ -108,7 +121,7 @@ def _normalise_groups(
 ) -> Tensor:
     """Normalise each sample's channel groups by their visible positions' moments (biased variance, as in torch)."""
     batch, channels = values.shape[:2]
-    grouped = values.float().reshape(batch, groups, channels // groups, -1)
+    grouped = at_least_float32(values).reshape(batch, groups, channels // groups, -1)
     visible = visibility.at(values.shape[2:]).reshape(batch, 1, 1, -1)
     count = (visible.sum(dim=(2, 3), keepdim=True) * (channels // groups)).clamp(min=1)
     mean = grouped.sum(dim=(2, 3), keepdim=True) / count
@@ -121,10 +134,14 @@ def _normalise_groups(
     return visibility.hide(normalised.to(values.dtype))
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values in the type in which moments are taken, whatever autocast made of them."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 @masked_layer.register
 def _max_pool(layer: _MaxPoolNd, values: Tensor, visibility: Visibility) -> Tensor:
-    if layer.return_indices:
-        raise UnsupportedLayerError(f"{type(layer).__name__} with return_indices")
+    check_max_pool(layer)
     pooled = layer(values.masked_fill(~visibility.at(values.shape[2:]), float("-inf")))
     return visibility.hide(pooled.masked_fill(pooled == float("-inf"), 0))
 
@@ -139,31 +156,98 @@ def _avg_pool(layer: _AvgPoolNd, values: Tensor, visibility: Visibility) -> Tens
 
 @masked_layer.register
 def _global_pool(layer: _AdaptiveAvgPoolNd, values: Tensor, visibility: Visibility) -> Tensor:
-    sizes = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,)
-    if any(size != 1 for size in sizes):
-        raise UnsupportedLayerError(f"{type(layer).__name__} to size {layer.output_size}")
+    check_global_pool(layer)
     axes = tuple(range(2, values.ndim))
     count = visibility.at(values.shape[2:]).sum(dim=axes, keepdim=True).clamp(min=1)
     return values.sum(dim=axes, keepdim=True) / count
 
 
-def masked_function(name: str, result: Tensor, visibility: Visibility) -> Tensor:
-    """Hide the result of an element-wise function if it is a feature map ``[B, C, *spatial]``."""
-    is_map = result.ndim == visibility.cells.ndim
-    return visibility.hide(result) if is_map else result
+def masked_function(
+    name: str, call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], visibility: Visibility
+) -> Any:
+    """Apply a traced function or method; hide the result if it is a feature map ``[B, C, *spatial]``.
+
+    Raises:
+        UnsupportedLayerError: if there is no rule for it.
+    """
+    flat = list(args[0]) if name == "cat" else list(args)
+    values = next((value for value in flat if _is_map(value, visibility)), None)
+    if values is None:
+        return call(*args, **kwargs)
+    check_function(name, values, args, kwargs)
+    if name == "permute":
+        return values  # maps are kept channels first, whatever the network calls its axes
+    if name == "cat":
+        return torch.cat(flat, dim=1)
+    result = call(*(_per_channel(value, values) for value in args), **kwargs)
+    return visibility.hide(result) if _is_map(result, visibility) else result
+
+
+def _is_map(value: Any, visibility: Visibility) -> bool:
+    return (
+        isinstance(value, Tensor) and value.ndim == visibility.cells.ndim and any(side > 1 for side in value.shape[2:])
+    )
+
+
+def _per_channel(value: Any, values: Tensor) -> Any:
+    """A parameter ``[C]`` beside a map that the network thinks of as channels last."""
+    if isinstance(value, Tensor) and value.ndim == 1:
+        return value.reshape((-1,) + (1,) * (values.ndim - 2))
+    return value
 
 
 POINTWISE_FUNCTIONS = frozenset(
-    ("add", "iadd", "sub", "isub", "mul", "imul", "truediv", "cat", "relu", "leaky_relu", "gelu", "silu", "sigmoid")
+    ("add", "iadd", "sub", "isub", "mul", "imul", "truediv", "relu", "leaky_relu", "gelu", "silu", "sigmoid")
 )
-SHAPE_FUNCTIONS = frozenset({"getattr", "getitem", "size"})
-RESHAPES = frozenset({"view", "reshape", "flatten"})
 
 
-def check_function(name: str, source: object) -> None:
-    """Raise UnsupportedLayerError for a traced function that has no rule (``source``: its first argument)."""
-    if name in POINTWISE_FUNCTIONS or name in SHAPE_FUNCTIONS:
+def check_function(name: str, values: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise UnsupportedLayerError for a function of feature maps that has no rule (``values``: anything with a shape)."""
+    axes = len(values.shape)
+    if name in POINTWISE_FUNCTIONS or name == "size":
         return
-    is_map = isinstance(source, Tensor) and any(size > 1 for size in source.shape[2:])
-    if name not in RESHAPES or is_map:
-        raise UnsupportedLayerError(f"The function {name}")
+    if name == "getattr" and args[1] in ("shape", "ndim"):
+        return
+    if name == "cat" and (args[1] if len(args) > 1 else kwargs.get("dim", 0)) in (1, 1 - axes):
+        return
+    to_last, to_first = (0, *range(2, axes), 1), (0, axes - 1, *range(1, axes - 1))
+    if name == "permute" and tuple(args[1:] if isinstance(args[1], int) else args[1]) in (to_last, to_first):
+        return
+    raise UnsupportedLayerError(f"The function {name}")
+
+
+def check_convolution(layer: _ConvNd) -> None:
+    """Raise UnsupportedLayerError for convolutions without a rule."""
+    if isinstance(layer, _ConvTransposeNd) or layer.padding_mode != "zeros":
+        raise UnsupportedLayerError(f"{type(layer).__name__} (padding mode {layer.padding_mode})")
+
+
+def check_instance_norm(layer: _InstanceNorm) -> None:
+    """Raise UnsupportedLayerError for instance normalisation without a rule."""
+    if layer.track_running_stats:
+        raise UnsupportedLayerError(f"{type(layer).__name__} with running statistics")
+
+
+def check_linear(layer: nn.Linear, channels: int) -> None:
+    """Raise UnsupportedLayerError for linear layers on anything but the channels of each position."""
+    if layer.in_features != channels:
+        raise UnsupportedLayerError(f"Linear from {layer.in_features} values on a feature map of {channels} channels")
+
+
+def check_layer_norm(layer: nn.LayerNorm, channels: int) -> None:
+    """Raise UnsupportedLayerError for layer normalisation of anything but the channels of each position."""
+    if tuple(layer.normalized_shape) != (channels,):
+        raise UnsupportedLayerError(f"LayerNorm over {tuple(layer.normalized_shape)} of a map of {channels} channels")
+
+
+def check_max_pool(layer: _MaxPoolNd) -> None:
+    """Raise UnsupportedLayerError for maximum pooling without a rule."""
+    if layer.return_indices:
+        raise UnsupportedLayerError(f"{type(layer).__name__} with return_indices")
+
+
+def check_global_pool(layer: _AdaptiveAvgPoolNd) -> None:
+    """Raise UnsupportedLayerError for adaptive pooling to anything but one position."""
+    sizes = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,)
+    if any(size != 1 for size in sizes):
+        raise UnsupportedLayerError(f"{type(layer).__name__} to size {layer.output_size}")

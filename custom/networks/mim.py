@@ -9,6 +9,7 @@ from math import lcm
 from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
+from custom.networks.decoders import Decoder
 from custom.networks.encoder import Encoder
 from custom.networks.visibility import Visibility
 
@@ -25,7 +26,7 @@ class MaskedImageModel(nn.Module):
         ValueError: if ``cell_size`` is not positive.
     """
 
-    def __init__(self, encoder: Encoder, decoder: nn.Module, cell_size: int | Sequence[int]) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, cell_size: int | Sequence[int]) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -38,23 +39,28 @@ class MaskedImageModel(nn.Module):
         """What the image's sides must be divisible by: cells and the encoder's stride must both fit."""
         return tuple(lcm(side, self.encoder.strides[-1]) for side in self.cell_size)
 
-    def forward(self, image: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, visible: Tensor | None = None, wanted: Tensor | None = None) -> Tensor:
         """Return the reconstruction ``[B, C, *spatial]``.
 
         Args:
             image: ``[B, C, *spatial]``.
-            visible: boolean ``[B, *grid]`` or ``[B, 1, *grid]``, True = visible; None: everything is.
+            visible: boolean ``[B, *grid]`` or ``[B, 1, *grid]``, True = visible; None: everything is. On the host, a
+                GPU does not wait for the number of visible cells.
+            wanted: likewise, True = the cell's reconstruction is wanted; elsewhere the decoder may leave zeros. None:
+                what is hidden.
 
         Raises:
             ValueError: if the image's sides do not fit cells and stride, or the grid does not fit the image.
         """
         self._check_size(image)
-        visibility = None if visible is None else self._visibility(image, visible)
-        reconstruction: Tensor = self.decoder(self.encoder(image, visibility), visibility)
-        return reconstruction
+        if visible is None:
+            return self.decoder(self.encoder.encode(image), None)
+        visibility = self._cells(image, visible)
+        asked = self._cells(image, ~visible if wanted is None else wanted)
+        return self.decoder(self.encoder.encode(image, visibility), visibility, asked)
 
-    def _visibility(self, image: Tensor, visible: Tensor) -> Visibility:
-        visibility = Visibility(visible, self.encoder.spatial_dims)
+    def _cells(self, image: Tensor, visible: Tensor) -> Visibility:
+        visibility = Visibility(visible, self.encoder.spatial_dims, image.device)
         grid = tuple(side // cell for side, cell in zip(image.shape[2:], self.cell_size, strict=True))
         if tuple(visibility.cells.shape[2:]) != grid or len(visible) != len(image):
             raise ValueError(

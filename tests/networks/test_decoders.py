@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from custom.components import load_component
 from custom.networks import SparKDecoder, ThinDecoder, Visibility
-from custom.networks.densify import Densify
+from custom.networks.decoders import Densify
 
 
 def maps(spatial_dims: int, side: int = 32, samples: int = 2) -> list[torch.Tensor]:

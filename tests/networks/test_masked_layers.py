@@ -113,7 +113,7 @@ def test_activation_that_moves_zero_stays_hidden(generator):
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "reflect"),
         (nn.InstanceNorm2d(4, track_running_stats=True), "InstanceNorm2d with running"),
         (nn.MaxPool2d(2, return_indices=True), "MaxPool2d with return_indices"),
-        (nn.Linear(8, 8), "Linear on a feature map"),
+        (nn.Linear(8, 8), "Linear from 8 values on a feature map of 4"),
     ],
 )
 def test_a_layer_without_a_rule_is_named(layer, named, generator):
@@ -124,7 +124,9 @@ def test_a_layer_without_a_rule_is_named(layer, named, generator):
 
 def test_a_function_without_a_rule_is_named():
     with pytest.raises(UnsupportedLayerError, match="function pad"):
-        check_function("pad", torch.ones(1, 1, 4, 4))
+        check_function("pad", torch.ones(1, 1, 4, 4), (), {})
     with pytest.raises(UnsupportedLayerError, match="function view"):
-        check_function("view", torch.ones(1, 1, 4, 4))
-    check_function("view", torch.ones(1, 8, 1, 1))
+        check_function("view", torch.ones(1, 1, 4, 4), (), {})
+    with pytest.raises(UnsupportedLayerError, match="function cat"):
+        check_function("cat", torch.ones(1, 1, 4, 4), ([],), {"dim": 2})
+    check_function("cat", torch.ones(1, 1, 4, 4), ([],), {"dim": -3})

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoders of masked image modelling: from the visible cells' features to the whole image.
-
-Both take ``features`` (fine to coarse, zero where hidden) and the visibility, and return ``[B, C, *image]``.
-"""
+"""SparK's decoder: dense, at every resolution."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch.nn.functional as F
 from monai.networks.layers.factories import Conv, Norm
-from monai.networks.utils import pixelshuffle
 from torch import Tensor, nn
 
-from custom.networks.densify import Densify
+from custom.networks.decoders.densify import Densify
+from custom.networks.packed.rows import Rows
 from custom.networks.visibility import Visibility
 
 
@@ -59,8 +55,13 @@ class SparKDecoder(nn.Module):
         self.blocks = nn.ModuleList(_UpBlock(spatial_dims, wide, narrow) for wide, narrow in pairwise(widths))
         self.head = Conv[Conv.CONV, spatial_dims](widths[-1], out_channels, 1)
 
-    def forward(self, features: Sequence[Tensor], visibility: Visibility | None) -> Tensor:
-        """Return the reconstruction ``[B, out_channels, *image]``; ``visibility`` None: everything was seen."""
+    def forward(
+        self, features: Sequence[Tensor | Rows], visibility: Visibility | None, wanted: Visibility | None = None
+    ) -> Tensor:
+        """Return the reconstruction ``[B, out_channels, *image]``; see :class:`custom.networks.decoders.Decoder`.
+
+        All of it is computed, whatever is wanted, as in SparK.
+        """
         dense = [densify(values, visibility) for densify, values in zip(self.densify, reversed(features), strict=True)]
         values = dense[0]
         for level, block in enumerate(self.blocks):
@@ -84,53 +85,3 @@ class _UpBlock(nn.Sequential):
             conv(in_channels, out_channels, 3, padding=1, bias=False),
             norm(out_channels),
         )
-
-
-class ThinDecoder(nn.Module):
-    """A decoder of one narrow width that predicts blocks of voxels from the finest encoder map.
-
-    The maps are densified, added from coarse to fine (as in a feature pyramid) with one convolution block a level, and
-    the finest one predicts all ``stride ** spatial_dims`` voxels below each of its positions (sub-pixel convolution,
-    arXiv 1609.05158): no convolution runs at full resolution.
-
-    Args:
-        spatial_dims: 2 or 3.
-        channels: channels of the encoder's maps, fine to coarse.
-        strides: their down-sampling factors, each a multiple of the one before.
-        out_channels: channels of the image.
-        width: channels everywhere in the decoder.
-
-    Raises:
-        ValueError: if a stride is not a multiple of the one before.
-    """
-
-    def __init__(
-        self, spatial_dims: int, channels: Sequence[int], strides: Sequence[int], out_channels: int = 1, width: int = 64
-    ) -> None:
-        super().__init__()
-        if any(coarse % fine for fine, coarse in pairwise(strides)):
-            raise ValueError(f"Each stride must be a multiple of the one before, got {list(strides)}.")
-        self.spatial_dims = spatial_dims
-        self.stride = strides[0]
-        self.densify = nn.ModuleList(Densify(spatial_dims, source, width) for source in channels)
-        self.blocks = nn.ModuleList(_conv_block(spatial_dims, width) for _ in channels)
-        self.head = Conv[Conv.CONV, spatial_dims](width, out_channels * self.stride**spatial_dims, 1)
-
-    def forward(self, features: Sequence[Tensor], visibility: Visibility | None) -> Tensor:
-        """Return the reconstruction ``[B, out_channels, *image]``; ``visibility`` None: everything was seen."""
-        values: Tensor | None = None
-        for level in reversed(range(len(features))):
-            dense = self.densify[level](features[level], visibility)
-            if values is not None:
-                dense = dense + F.interpolate(values, size=dense.shape[2:], mode="nearest")
-            values = self.blocks[level](dense)
-        voxels = self.head(values)
-        return pixelshuffle(voxels, self.spatial_dims, self.stride) if self.stride > 1 else voxels
-
-
-def _conv_block(spatial_dims: int, width: int) -> nn.Sequential:
-    return nn.Sequential(
-        Conv[Conv.CONV, spatial_dims](width, width, 3, padding=1, bias=False),
-        Norm[Norm.BATCH, spatial_dims](width),
-        nn.ReLU(inplace=True),
-    )

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from custom.networks.masked_layers import masked_layer
+from custom.networks.packed.normalisation import batch_norm
+from custom.networks.packed.rows import Rows
 from custom.networks.visibility import Visibility
 
 
@@ -25,6 +28,7 @@ class Densify(nn.Module):
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 1) -> None:
         super().__init__()
+        self.spatial_dims = spatial_dims
         self.norm = Norm[Norm.BATCH, spatial_dims](in_channels)
         self.token = nn.Parameter(torch.zeros((1, in_channels) + (1,) * spatial_dims))
         self.projection = Conv[Conv.CONV, spatial_dims](
@@ -32,10 +36,13 @@ class Densify(nn.Module):
         )
         nn.init.trunc_normal_(self.token, std=0.02)
 
-    def forward(self, values: Tensor, visibility: Visibility | None) -> Tensor:
+    def forward(self, values: Tensor | Rows, visibility: Visibility | None) -> Tensor:
         """Return ``[B, out_channels, *spatial]`` from ``[B, in_channels, *spatial]``; None: everything is visible."""
         if visibility is None:
             return self.projection(self.norm(values))
-        normalised = masked_layer(self.norm, values, visibility)
-        filled = torch.where(visibility.at(values.shape[2:]), normalised, self.token.to(normalised.dtype))
-        return self.projection(filled)
+        rows = values if isinstance(values, Rows) else Rows.of(values, visibility.sites(values.shape[2:]))
+        normalised = batch_norm(self.norm, rows.values, self.spatial_dims)
+        batch, channels, *spatial = rows.shape
+        tokens = self.token.flatten().to(normalised.dtype).expand(batch * prod(spatial), channels)
+        filled = tokens.index_copy(0, rows.sites.index, normalised)
+        return self.projection(filled.reshape(batch, *spatial, channels).movedim(-1, 1))

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions of packed maps: neighbours are gathered through a table, the rest is matrix products.
+
+Forward, the neighbours of a chunk of outputs are gathered side by side and multiplied with all taps at once. Backward,
+the gradients of the outputs that see an input are gathered instead; that one gather serves both gradients:
+
+- input: ``dx[i] = sum over taps t of g[o(i, t)] W[t]^T``,
+- weight: ``dW[t] = sum over inputs i of x[i]^T g[o(i, t)]``,
+
+where ``o(i, t)`` is the output that sees input ``i`` through tap ``t``. Chunks keep what is gathered in the processor's
+cache, and the memory that is needed small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from custom.networks.packed.gather import gather_chunks, with_absent
+from custom.networks.packed.sites import Sites, Stencil, TapGroup, Window, to_device
+
+
+def convolve(values: Tensor, weight: Tensor, bias: Tensor | None, groups: int, stencil: Stencil) -> Tensor:
+    """Convolve a packed map.
+
+    Args:
+        values: ``[inputs, C_in]``.
+        weight: ``[C_out, C_in / groups, *kernel]``.
+        bias: ``[C_out]`` or None.
+        groups: as in torch's convolutions.
+        stencil: from the input's positions to the output's.
+
+    Returns:
+        ``[outputs, C_out]``.
+    """
+    values, weight = _cast(values, weight)
+    if stencil.window.is_pointwise and stencil.source is stencil.target and groups == 1:
+        return F.linear(values, weight.flatten(1), None if bias is None else bias.to(values.dtype))
+    if groups == 1:
+        kind = _Convolution if stencil.pairs is None else _PairedConvolution
+        result = kind.apply(values, weight, stencil)
+    elif groups == values.shape[1] == weight.shape[0]:
+        result = _DepthwiseConvolution.apply(values, weight, stencil)
+    else:
+        parts = zip(values.chunk(groups, dim=1), weight.chunk(groups), strict=True)
+        result = torch.cat([_Convolution.apply(part, own, stencil) for part, own in parts], dim=1)
+    return result if bias is None else result + bias.to(result.dtype)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, stencil: Stencil) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        ctx.stencil = stencil
+        # Weights in channels-last memory format have this order already; others are copied.
+        taps_last = weight.movedim(1, -1).flatten(1)
+        result = values.new_empty(len(stencil.target), len(weight))
+        for rows, gathered in gather_chunks(with_absent(values), stencil.table):
+            torch.mm(gathered, taps_last.T, out=result[rows])
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        values, weight = ctx.saved_tensors
+        need_values, need_weight, _ = ctx.needs_input_grad
+        if not need_values:
+            return None, _weight_gradient(values, weight, gradient, ctx.stencil) if need_weight else None, None
+        by_values = ctx.stencil.empty_gradient(values)
+        by_weight = values.new_empty(weight[0, 0].numel(), *weight.shape[:2])
+        matrices = weight.flatten(2).movedim(-1, 0).contiguous()
+        padded = with_absent(gradient)
+        for group in ctx.stencil.groups:
+            by_weight[group.taps] = _group_gradients(group, values, padded, matrices[group.taps], by_values)
+        return by_values, _as_weight(by_weight, weight), None
+
+
+def _group_gradients(group: TapGroup, values: Tensor, padded: Tensor, matrices: Tensor, by_values: Tensor) -> Tensor:
+    """Write the gradient of the group's inputs to ``by_values``; return that of its taps, ``[taps, C_out, C_in]``."""
+    stacked = matrices.flatten(0, 1)
+    by_taps = torch.empty_like(stacked)
+    for rows, gathered in gather_chunks(padded, group.table):
+        group.put(by_values, gathered @ stacked, rows)
+        by_taps.addmm_(gathered.T, group.take(values, rows), beta=float(rows.start > 0))
+    return by_taps.reshape(matrices.shape)
+
+
+def _weight_gradient(values: Tensor, weight: Tensor, gradient: Tensor, stencil: Stencil) -> Tensor:
+    """The weight's gradient alone, where nothing before the layer learns (the image's few channels are gathered)."""
+    total = values.new_zeros(len(weight), weight[0].numel())
+    for rows, gathered in gather_chunks(with_absent(values), stencil.table):
+        total.addmm_(gradient[rows].T, gathered)
+    return total.reshape(len(weight), *weight.shape[2:], weight.shape[1]).movedim(-1, 1)
+
+
+def _as_weight(by_tap: Tensor, weight: Tensor) -> Tensor:
+    """View ``[taps, C_out, C_in]`` as a weight, without copying it."""
+    kernel = weight.shape[2:]
+    return by_tap.reshape(*kernel, *weight.shape[:2]).permute(-2, -1, *range(len(kernel)))
+
+
+class _PairedConvolution(torch.autograd.Function):
+    """For windows that see much that is hidden: only pairs of visible positions are multiplied, tap by tap."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, stencil: Stencil) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        ctx.pairs = pairs = stencil.pairs
+        gathered = values.index_select(0, pairs.inputs)
+        products = values.new_empty(len(gathered) + 1, len(weight))
+        for part, matrix in zip(pairs.parts, weight.flatten(2).unbind(-1), strict=True):
+            torch.mm(gathered[part], matrix.T, out=products[part])
+        return pairs.sum_by_output(products)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        values, weight = ctx.saved_tensors
+        pairs = ctx.pairs
+        inputs, gathered = values.index_select(0, pairs.inputs), gradient.index_select(0, pairs.outputs)
+        products = values.new_empty(len(inputs) + 1, values.shape[1])
+        by_weight = values.new_empty(weight[0, 0].numel(), *weight.shape[:2])
+        for part, matrix, by_tap in zip(pairs.parts, weight.flatten(2).unbind(-1), by_weight, strict=True):
+            torch.mm(gathered[part], matrix, out=products[part])
+            torch.mm(gathered[part].T, inputs[part], out=by_tap)
+        return pairs.sum_by_input(products), _as_weight(by_weight, weight), None
+
+
+class _ImageConvolution(torch.autograd.Function):
+    """The first layer: no gradient for its input, whose few channels are gathered in runs along the last axis."""
+
+    @staticmethod
+    def forward(ctx: Any, runs: Tensor, weight: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(runs, table)
+        ctx.shape = weight.shape
+        taps_last = weight.movedim(1, -1).flatten(1)
+        result = runs.new_empty(len(table), len(weight))
+        for rows, gathered in gather_chunks(runs, table):
+            torch.mm(gathered, taps_last.T, out=result[rows])
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        runs, table = ctx.saved_tensors
+        channels_out, channels, *kernel = ctx.shape
+        total = gradient.new_zeros(channels_out, channels * prod(kernel))
+        for rows, gathered in gather_chunks(runs, table):
+            total.addmm_(gradient[rows].T, gathered)
+        return None, total.reshape(channels_out, *kernel, channels).movedim(-1, 1), None
+
+
+def convolve_image(image: Tensor, weight: Tensor, bias: Tensor | None, target: Sites, window: Window) -> Tensor:
+    """Convolve a dense image at the positions of a packed map.
+
+    Args:
+        image: ``[B, C, *spatial]``, zero where hidden; it gets no gradient.
+        weight: ``[C_out, C, *kernel]``.
+        bias: ``[C_out]`` or None.
+        target: positions of the output.
+        window: with a dilation of 1 along the last axis.
+
+    Returns:
+        ``[outputs, C_out]``.
+    """
+    image, weight = _cast(image, weight)
+    reach = [
+        max(0, (side - 1) * jump + step * (edge - 1) + 1 - size - pad)
+        for size, side, edge, jump, pad, step in zip(image.shape[2:], target.spatial, *window, strict=True)
+    ]
+    margins = [end for pair in zip(reversed(window.padding), reversed(reach), strict=True) for end in pair]
+    padded = F.pad(image, margins).movedim(1, -1).contiguous()
+    channels, edge = padded.shape[-1], window.kernel[-1]
+    # Overlapping views of consecutive positions: the taps along the last axis lie side by side in memory.
+    runs = padded.as_strided((padded[..., 0].numel() - edge + 1, edge * channels), (channels, 1))
+    result: Tensor = _ImageConvolution.apply(runs, weight, _first_taps(padded.shape[1:-1], target, window))
+    return result if bias is None else result + bias.to(result.dtype)
+
+
+def _first_taps(size: Sequence[int], target: Sites, window: Window) -> Tensor:
+    """Flat position, in a padded image of ``size``, of each window's taps at the start of its last axis."""
+    flat, *axes = target.coordinates()
+    steps = torch.zeros(1, dtype=torch.int64)
+    edges = (*window.kernel[:-1], 1)
+    for axis, side, edge, jump, step in zip(axes, size, edges, window.stride, window.dilation, strict=True):
+        flat = flat * side + axis * jump
+        steps = (steps[:, None] * side + torch.arange(edge) * step).flatten()
+    return flat[:, None] + to_device(steps, target.device)
+
+
+class _DepthwiseConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, stencil: Stencil) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        ctx.stencil = stencil
+        by_tap = weight.flatten(1).T
+        result = values.new_empty(len(stencil.target), values.shape[1])
+        for rows, gathered in gather_chunks(with_absent(values), stencil.table):
+            neighbours = gathered.reshape(len(gathered), *by_tap.shape)
+            torch.sum(neighbours.mul_(by_tap), dim=1, out=result[rows])
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        values, weight = ctx.saved_tensors
+        by_tap = weight.flatten(1).T
+        by_values = ctx.stencil.empty_gradient(values)
+        by_weight = torch.zeros_like(by_tap)
+        padded = with_absent(gradient)
+        for group in ctx.stencil.groups:
+            own_taps = by_tap[group.taps]
+            for rows, gathered in gather_chunks(padded, group.table):
+                neighbours = gathered.reshape(len(gathered), *own_taps.shape)
+                by_weight[group.taps] += torch.einsum("ntc,nc->tc", neighbours, group.take(values, rows))
+                group.put(by_values, (neighbours * own_taps).sum(dim=1), rows)
+        return by_values, by_weight.T.reshape(weight.shape), None
+
+
+def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Bring tensors to the type in which autocast computes convolutions."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
