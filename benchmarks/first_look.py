@@ -44,7 +44,7 @@ def main() -> None:
             for name, options in study["evaluations"].items():
                 folder = run_folder(output, arm, seed) / slug(name)
                 evaluate(study["common"], options, encoder, seed, dataset, folder)
-            write_tables(study, output, Path(arguments.results))
+            write_tables(study, output, Path(arguments.results) / Path(arguments.settings).stem)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -116,14 +116,14 @@ def slug(name: str) -> str:
 
 
 def write_tables(study: Mapping[str, Any], output: Path, results: Path) -> None:
-    """Write every finished run to a CSV file, and mean and spread over the seeds to a Markdown table."""
+    """Write every finished run to ``results`` with ``.csv``, mean and spread over the seeds to ``results`` with ``.md``."""
     rows = [row for arm in study["arms"] for seed in study["seeds"] for row in finished(study, output, arm, seed)]
-    results.mkdir(parents=True, exist_ok=True)
-    with open(results / "first_look.csv", "w", newline="") as stream:
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with open(results.with_suffix(".csv"), "w", newline="") as stream:
         writer = csv.DictWriter(stream, ["arm", "evaluation", "seed", *FIGURES, *INTERVAL, "val_macro_auroc"])
         writer.writeheader()
         writer.writerows(rows)
-    (results / "first_look.md").write_text(markdown(study, rows))
+    results.with_suffix(".md").write_text(markdown(study, rows, results.name))
 
 
 def finished(study: Mapping[str, Any], output: Path, arm: str, seed: int) -> list[dict[str, Any]]:
@@ -140,15 +140,15 @@ def finished(study: Mapping[str, Any], output: Path, arm: str, seed: int) -> lis
     return rows
 
 
-def markdown(study: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+def markdown(study: Mapping[str, Any], rows: list[dict[str, Any]], name: str) -> str:
     """One line per evaluation and arm: test figures over the seeds."""
     size, epochs = study["common"]["image_size"][0], study["pretrain"]["max_epochs"]
     lines = [
-        f"# {study['dataset']}: a small first look",
+        f"# {study['dataset']}: {study['title']}",
         "",
         "Test scans; mean ± standard deviation over the seeds, in per cent. In brackets: 95 % bootstrap interval of",
         f"one run (runs of slices drawn), averaged over the seeds. {study['common']['backbone']}, {size} px, "
-        f"{epochs} epochs of pretraining. Every run: `first_look.csv`. Made by `python -m benchmarks.first_look`.",
+        f"{epochs} epochs of pretraining. Every run: `{name}.csv`. Made by `{command(name)}`.",
         "",
         "| evaluation | pretraining | runs | accuracy | balanced accuracy | macro AUROC |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -163,6 +163,13 @@ def markdown(study: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     if study.get("remarks"):
         lines += ["", study["remarks"].strip()]
     return "\n".join(lines) + "\n"
+
+
+def command(name: str) -> str:
+    """Return the command that made a table."""
+    default = Path(__file__).stem
+    more = "" if name == default else f" --settings benchmarks/{name}.yaml --output output/{name}"
+    return f"python -m benchmarks.{default}{more}"
 
 
 def mean_and_spread(values: list[float]) -> str:

@@ -78,9 +78,10 @@ def _run(
 
 def _callable(node: fx.Node) -> Callable[..., Any]:
     target: Any = node.target
-    return (
-        (lambda first, *rest, **kwargs: getattr(first, target)(*rest, **kwargs)) if node.op == "call_method" else target
-    )
+    if node.op == "call_method":
+        return lambda owner, *args, **kwargs: getattr(owner, target)(*args, **kwargs)
+    function: Callable[..., Any] = target
+    return function
 
 
 def _name(node: fx.Node) -> str:

@@ -40,9 +40,9 @@ class UnsupportedLayerError(TypeError):
     def __init__(self, layer: str) -> None:
         super().__init__(
             f"{layer} has no rule for hidden positions, so it cannot be pretrained sparsely. Supported: convolutions, "
-            "batch, instance, group and (channel-wise) layer normalisation, maximum, average and global average pooling, "
+            "batch, instance, group and channel-wise layer normalisation, maximum, average and global average pooling, "
             "linear layers, element-wise activations and dropout. Choose another encoder, or add a rule in "
-            "custom/networks/masked_layers.py."
+            "custom/networks/masked_layers.py and custom/networks/packed/layers.py."
         )
 
 
@@ -96,8 +96,8 @@ def _batch_norm(layer: _BatchNorm, values: Tensor, visibility: Visibility) -> Te
     rows = channels_last[where]
     if layer.training and len(rows) < 2:
         raise ValueError(
-            f"Batch normalisation needs two visible positions at resolution {tuple(values.shape[2:])}, got "
-            f"{len(rows)}: lower the masking ratio, use larger images or larger batches."
+            f"Batch normalisation needs at least two positions to take statistics of, got {len(rows)}: choose another "
+            "masking ratio, larger images or larger batches."
         )
     # Rows as maps of one position: the layer itself computes, updates its running statistics and synchronises.
     normalised = layer(rows[(...,) + (None,) * (values.ndim - 2)]).flatten(1)
@@ -184,9 +184,9 @@ def masked_function(
 
 
 def _is_map(value: Any, visibility: Visibility) -> bool:
-    return (
-        isinstance(value, Tensor) and value.ndim == visibility.cells.ndim and any(side > 1 for side in value.shape[2:])
-    )
+    """Whether a value is a feature map, not a number or what global pooling leaves of a map."""
+    is_like_cells = isinstance(value, Tensor) and value.ndim == visibility.cells.ndim
+    return is_like_cells and any(side > 1 for side in value.shape[2:])
 
 
 def _per_channel(value: Any, values: Tensor) -> Any:
@@ -202,7 +202,7 @@ POINTWISE_FUNCTIONS = frozenset(
 
 
 def check_function(name: str, values: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise UnsupportedLayerError for a function of feature maps that has no rule (``values``: anything with a shape)."""
+    """Raise UnsupportedLayerError for a function of feature maps without a rule (``values``: what has a shape)."""
     axes = len(values.shape)
     if name in POINTWISE_FUNCTIONS or name == "size":
         return

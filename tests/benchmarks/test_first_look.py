@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 from benchmarks import first_look
 
 STUDY = {
+    "title": "a title",
     "dataset": "a set",
     "seeds": [0, 1],
     "arms": {"from scratch": None, "region 0.7/0.3": {"masking": "region", "prompt": "tumor"}},
@@ -31,7 +32,7 @@ def finish(output, arm, seed, accuracy):
 def test_table_has_mean_spread_and_interval_of_the_finished_runs(tmp_path):
     finish(tmp_path, "from scratch", 0, 0.5)
     finish(tmp_path, "from scratch", 1, 0.7)
-    first_look.write_tables(STUDY, tmp_path, tmp_path / "results")
+    first_look.write_tables(STUDY, tmp_path, tmp_path / "results" / "first_look")
     table = (tmp_path / "results" / "first_look.md").read_text()
     assert "| linear probe | from scratch | 2 | 60.0 ± 14.1 | 50.0 ± 0.0 | 75.0 ± 0.0 [70.0, 80.0] |" in table
     assert "| region" not in table
@@ -64,8 +65,16 @@ def test_region_arms_read_maps_that_are_made_once(tmp_path, monkeypatch):
     assert [options["seed"] for _, options in calls[1:]] == [0, 1]
 
 
-def test_shipped_settings_name_what_exists(configs):
-    study = ConfigParser.load_config_file("benchmarks/first_look.yaml")
+def test_a_table_says_which_command_makes_it():
+    assert first_look.command("first_look") == "python -m benchmarks.first_look"
+    made = first_look.command("decoders_ct_sarscov2")
+    assert made.endswith("--settings benchmarks/decoders_ct_sarscov2.yaml --output output/decoders_ct_sarscov2")
+
+
+@pytest.mark.parametrize("name", ["first_look", "decoders_brain_mri_cheng", "decoders_ct_sarscov2"])
+def test_shipped_settings_name_what_exists(configs, name):
+    study = ConfigParser.load_config_file(f"benchmarks/{name}.yaml")
     for arm in study["arms"].values():
         assert arm is None or (configs / "masking" / f"{arm['masking']}.yaml").is_file()
+        assert arm is None or (configs / "decoders" / f"{arm.get('decoder', 'thin')}.yaml").is_file()
     assert (configs / "encoders" / f"{study['common']['backbone']}.yaml").is_file()

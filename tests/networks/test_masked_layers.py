@@ -39,7 +39,7 @@ def test_batch_norm_uses_visible_positions_only(spatial_dims, generator):
 def test_batch_norm_of_a_single_visible_position_is_refused():
     cells = torch.zeros(1, 4, 4, dtype=torch.bool)
     cells[0, 0, 0] = True
-    with pytest.raises(ValueError, match="needs two visible positions"):
+    with pytest.raises(ValueError, match="needs at least two positions"):
         masked_layer(nn.BatchNorm2d(2), torch.ones(1, 2, 4, 4), Visibility(cells, 2))
 
 

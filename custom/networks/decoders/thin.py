@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
@@ -74,44 +76,43 @@ class ThinDecoder(nn.Module):
         """Return the reconstruction, see :class:`custom.networks.decoders.Decoder`; zero where it is not wanted."""
         seen = self._project([_packed(values, visibility) for values in features])
         places = _places([rows.sites for rows in seen], wanted)
-        finer: Rows | None = None
+        coarser: Rows | None = None
         for level in reversed(range(len(seen))):
-            inputs, outputs = places[level]
-            values = _seen_or_token(seen[level], self.tokens[level], inputs)
-            if finer is not None:
-                values = values + _from_coarser(finer, inputs)
-            finer = Rows(self._block(level, values, inputs, outputs), outputs)
-        voxels = Rows(self.head(finer.values), finer.sites).dense()
+            coarser = self._level(level, seen[level], coarser, *places[level])
+        finest = cast(Rows, coarser)
+        voxels = Rows(self.head(finest.values), finest.sites).dense()
         return pixelshuffle(voxels, self.spatial_dims, self.stride) if self.stride > 1 else voxels
 
     def _project(self, features: Sequence[Rows]) -> list[Rows]:
         """Normalise the encoder's maps and bring them to the decoder's width, fine ones to its finest level."""
         target = features[self.folded].sites
-        projected = []
-        for at, (rows, norm, layer) in enumerate(zip(features, self.norms, self.projections, strict=True)):
-            sites = target if at < self.folded else rows.sites
-            stencil = Stencil(rows.sites, sites, _window(layer))
-            values = batch_norm(norm, rows.values, self.spatial_dims)
-            projected.append(Rows(convolve(values, layer.weight, layer.bias, 1, stencil), sites))
-        finest = torch.stack([rows.values for rows in projected[: self.folded + 1]]).sum(dim=0)
-        return [Rows(finest, target), *projected[self.folded + 1 :]]
+        places = [target] * self.folded + [rows.sites for rows in features[self.folded :]]
+        projected = [
+            self._at(layer, batch_norm(norm, rows.values, self.spatial_dims), rows.sites, sites)
+            for rows, norm, layer, sites in zip(features, self.norms, self.projections, places, strict=True)
+        ]
+        finest, coarser = projected[: self.folded + 1], projected[self.folded + 1 :]
+        return [Rows(reduce(torch.add, [rows.values for rows in finest]), target), *coarser]
 
-    def _block(self, level: int, values: Tensor, inputs: Sites, outputs: Sites) -> Tensor:
-        layer = self.convolutions[level]
-        convolved = convolve(values, layer.weight, None, 1, Stencil(inputs, outputs, _window(layer)))
-        return F.relu(batch_norm(self.block_norms[level], convolved, self.spatial_dims), inplace=True)
+    def _level(self, level: int, seen: Rows, coarser: Rows | None, inputs: Sites, outputs: Sites) -> Rows:
+        """Add what was seen to what is coarser, and convolve."""
+        values = _seen_or_token(seen, self.tokens[level], inputs)
+        if coarser is not None:
+            values = values + _from_coarser(coarser, inputs)
+        convolved = self._at(self.convolutions[level], values, inputs, outputs)
+        return Rows(F.relu(batch_norm(self.block_norms[level], convolved.values, self.spatial_dims)), outputs)
+
+    def _at(self, layer: Any, values: Tensor, inputs: Sites, outputs: Sites) -> Rows:
+        stencil = Stencil(inputs, outputs, Window.of(layer, self.spatial_dims))
+        return Rows(convolve(values, layer.weight, layer.bias, 1, stencil), outputs)
 
 
 def _packed(values: Tensor | Rows, visibility: Visibility | None) -> Rows:
     if isinstance(values, Rows):
         return values
-    size = values.shape[2:]
-    sites = (
-        Sites(torch.ones(len(values), *size, dtype=torch.bool), values.device)
-        if visibility is None
-        else visibility.sites(size)
-    )
-    return Rows.of(values, sites)
+    if visibility is None:
+        return Rows.of(values, Sites(torch.ones(len(values), *values.shape[2:], dtype=torch.bool), values.device))
+    return Rows.of(values, visibility.sites(values.shape[2:]))
 
 
 def _places(seen: Sequence[Sites], wanted: Visibility | None) -> list[tuple[Sites, Sites]]:
@@ -133,7 +134,7 @@ def _dilate(mask: Tensor) -> Tensor:
     return pool(mask[:, None].float(), 3, 1, 1)[:, 0] > 0
 
 
-def _pool(mask: Tensor, size: Sequence[int]) -> Tensor:
+def _pool(mask: Tensor, size: tuple[int, ...]) -> Tensor:
     pool = F.adaptive_max_pool2d if mask.ndim == 3 else F.adaptive_max_pool3d
     return pool(mask[:, None].float(), size)[:, 0] > 0
 
@@ -152,7 +153,3 @@ def _from_coarser(coarse: Rows, places: Sites) -> Tensor:
         flat = flat * side + axis * side // fine
     rows = coarse.sites.row_numbers.flatten().index_select(0, flat)
     return coarse.values.index_select(0, rows)
-
-
-def _window(layer: nn.Module) -> Window:
-    return Window(layer.kernel_size, layer.stride, layer.padding, layer.dilation)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from custom.networks.packed.gather import gather_chunks, with_absent
-from custom.networks.packed.sites import Sites, Stencil, TapGroup, Window, to_device
+from custom.networks.packed.sites import Pairs, Sites, Stencil, TapGroup, Window, to_device
 
 
 def convolve(values: Tensor, weight: Tensor, bias: Tensor | None, groups: int, stencil: Stencil) -> Tensor:
@@ -42,8 +42,11 @@ def convolve(values: Tensor, weight: Tensor, bias: Tensor | None, groups: int, s
     if stencil.window.is_pointwise and stencil.source is stencil.target and groups == 1:
         return F.linear(values, weight.flatten(1), None if bias is None else bias.to(values.dtype))
     if groups == 1:
-        kind = _Convolution if stencil.pairs is None else _PairedConvolution
-        result = kind.apply(values, weight, stencil)
+        pairs = stencil.pairs
+        if pairs is None:
+            result = _Convolution.apply(values, weight, stencil)
+        else:
+            result = _PairedConvolution.apply(values, weight, pairs)
     elif groups == values.shape[1] == weight.shape[0]:
         result = _DepthwiseConvolution.apply(values, weight, stencil)
     else:
@@ -108,9 +111,9 @@ class _PairedConvolution(torch.autograd.Function):
     """For windows that see much that is hidden: only pairs of visible positions are multiplied, tap by tap."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: Tensor, stencil: Stencil) -> Tensor:
+    def forward(ctx: Any, values: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
         ctx.save_for_backward(values, weight)
-        ctx.pairs = pairs = stencil.pairs
+        ctx.pairs = pairs
         gathered = values.index_select(0, pairs.inputs)
         products = values.new_empty(len(gathered) + 1, len(weight))
         for part, matrix in zip(pairs.parts, weight.flatten(2).unbind(-1), strict=True):

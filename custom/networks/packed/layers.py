@@ -44,11 +44,11 @@ MOST_IMAGE_CHANNELS = 8  # more than that gather well one position at a time
 
 def first_layer(layer: nn.Module, image: MaskedImage, visibility: Visibility) -> Rows | Tensor:
     """Apply a layer to the image itself."""
-    is_plain = isinstance(layer, _ConvNd) and layer.groups == 1 and layer.dilation[-1] == 1
-    if not is_plain or image.dense.requires_grad or image.dense.shape[1] > MOST_IMAGE_CHANNELS:
+    is_small = image.dense.shape[1] <= MOST_IMAGE_CHANNELS and not image.dense.requires_grad
+    if not (isinstance(layer, _ConvNd) and layer.groups == 1 and layer.dilation[-1] == 1 and is_small):
         return packed_layer(layer, image.rows, visibility)
     check_convolution(layer)
-    window = _window(layer, image.sites.spatial, layer.padding)
+    window = Window.of(layer, len(image.sites.spatial))
     target = visibility.sites(window.target_size(image.sites.spatial))
     return Rows(convolve_image(image.dense, layer.weight, layer.bias, target, window), target)
 
@@ -68,7 +68,7 @@ def packed_layer(layer: nn.Module, rows: Rows, visibility: Visibility) -> Rows |
 @packed_layer.register
 def _convolution(layer: _ConvNd, rows: Rows, visibility: Visibility) -> Rows:
     check_convolution(layer)
-    window = _window(layer, rows.sites.spatial, layer.padding)
+    window = Window.of(layer, len(rows.sites.spatial))
     size = window.target_size(rows.sites.spatial)
     stencil = visibility.stencil(rows.sites.spatial, size, window)
     return Rows(convolve(rows.values, layer.weight, layer.bias, layer.groups, stencil), stencil.target)
@@ -114,14 +114,14 @@ def _layer_norm(layer: nn.LayerNorm, rows: Rows, visibility: Visibility) -> Rows
 @packed_layer.register
 def _max_pool(layer: _MaxPoolNd, rows: Rows, visibility: Visibility) -> Rows:
     check_max_pool(layer)
-    window = _window(layer, rows.sites.spatial, layer.padding)
+    window = Window.of(layer, len(rows.sites.spatial))
     stencil = visibility.stencil(rows.sites.spatial, _pooled_size(layer, rows), window)
     return Rows(max_pool(rows.values, stencil), stencil.target)
 
 
 @packed_layer.register
 def _average_pool(layer: _AvgPoolNd, rows: Rows, visibility: Visibility) -> Rows:
-    window = _window(layer, rows.sites.spatial, layer.padding)
+    window = Window.of(layer, len(rows.sites.spatial))
     stencil = visibility.stencil(rows.sites.spatial, _pooled_size(layer, rows), window)
     # A dense pool's weight of the window (smaller at some borders), shared by the positions that are visible.
     dense = layer(rows.values.new_ones((1, 1, *rows.sites.spatial))).flatten()
@@ -168,23 +168,6 @@ def _operand(value: Any, rows: Rows) -> Any:
     if value.ndim == len(rows.shape) and value.shape[0] == rows.shape[0]:
         return value.flatten(1).index_select(0, rows.sites.sample)
     return value.flatten()  # one number a channel
-
-
-def _window(layer: Any, spatial: Sequence[int], padding: Any) -> Window:
-    axes = len(spatial)
-    stride = layer.kernel_size if layer.stride is None else layer.stride
-    kernel, stride, dilation = (
-        _per_axis(value, axes) for value in (layer.kernel_size, stride, getattr(layer, "dilation", 1))
-    )
-    if isinstance(padding, str):
-        padding = [
-            step * (edge - 1) // 2 if padding == "same" else 0 for edge, step in zip(kernel, dilation, strict=True)
-        ]
-    return Window(kernel, stride, _per_axis(padding, axes), dilation)
-
-
-def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    return (value,) * axes if isinstance(value, int) else tuple(value)
 
 
 def _pooled_size(layer: nn.Module, rows: Rows) -> tuple[int, ...]:

@@ -6,24 +6,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
 from custom.networks.masked_layers import at_least_float32
 from custom.networks.packed.pooling import sample_sum
 from custom.networks.packed.sites import Sites
 
 
-def batch_norm(layer: _BatchNorm, values: Tensor, spatial_dims: int) -> Tensor:
-    """Normalise ``[N, C]`` by the layer itself, its running statistics (and their synchronisation) included.
+def batch_norm(layer: nn.Module, values: Tensor, spatial_dims: int) -> Tensor:
+    """Normalise ``[N, C]`` by a layer of torch itself, running statistics and their synchronisation included.
 
     Raises:
         ValueError: in training, if there are fewer than two rows to take statistics of.
     """
     if layer.training and len(values) < 2:
         raise ValueError(
-            f"Batch normalisation needs two visible positions, got {len(values)} at its resolution: lower the masking "
-            "ratio, use larger images or larger batches."
+            f"Batch normalisation needs at least two positions to take statistics of, got {len(values)}: choose "
+            "another masking ratio, larger images or larger batches."
         )
     # Rows as maps of one position each.
     normalised: Tensor = layer(values[(...,) + (None,) * spatial_dims])

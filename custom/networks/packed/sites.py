@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,17 @@ class Window(NamedTuple):
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layer: Any, spatial_dims: int) -> Window:
+        """Read the geometry of a convolution or pooling layer of torch."""
+        kernel = _per_axis(layer.kernel_size, spatial_dims)
+        stride = kernel if layer.stride is None else _per_axis(layer.stride, spatial_dims)
+        dilation = _per_axis(getattr(layer, "dilation", 1), spatial_dims)
+        padding = layer.padding
+        if padding == "same":
+            padding = [step * (edge - 1) // 2 for edge, step in zip(kernel, dilation, strict=True)]
+        return cls(kernel, stride, _per_axis(0 if padding == "valid" else padding, spatial_dims), dilation)
 
     @property
     def taps(self) -> int:
@@ -51,6 +62,10 @@ class Window(NamedTuple):
         """Size of the output for an input of ``size``, rounded down as in torch's convolutions."""
         axes = zip(size, *self, strict=True)
         return tuple((side + 2 * pad - step * (edge - 1) - 1) // jump + 1 for side, edge, jump, pad, step in axes)
+
+
+def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    return (value,) * axes if isinstance(value, int) else tuple(value)
 
 
 class Sites:
@@ -195,8 +210,8 @@ class Pairs(NamedTuple):
 
     - ``inputs``, ``outputs``: ``[P]`` rows, int64;
     - ``parts``: which pairs belong to each tap;
-    - ``by_input``, ``by_output``: ``[inputs, taps]`` and ``[outputs, taps]`` int64, number of the pair, ``P`` where there
-      is none.
+    - ``by_input``, ``by_output``: ``[inputs, taps]`` and ``[outputs, taps]`` int64, number of the pair; ``P`` where
+      there is none.
     """
 
     inputs: Tensor
