@@ -107,7 +107,10 @@ class ResumeTraining:
                 logger.warning("%s cannot be read (%s); trying the one before.", path, error)
                 continue
             max_epochs = engine.state.max_epochs
-            Checkpoint.load_objects(to_load=with_engine(self.objects, engine), checkpoint=content)
+            wanted = with_engine(self.objects, engine)
+            if "scaler" not in content:  # the run began without mixed precision
+                wanted.pop("scaler", None)
+            Checkpoint.load_objects(to_load=wanted, checkpoint=content)
             engine.state.max_epochs = max_epochs
             logger.info("Resuming after epoch %d of %s from %s.", epoch, max_epochs, path)
             return
@@ -122,5 +125,5 @@ def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
 
 def with_engine(objects: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
     """Add the engine itself (epoch, iteration) and the gradient scaler that it makes for mixed precision."""
-    scaler = getattr(engine, "scaler_", None)
+    scaler = getattr(engine, "scaler", None)
     return {**objects, "trainer": engine, **({"scaler": scaler} if scaler is not None else {})}

@@ -31,6 +31,6 @@ class GradientClipping:
 
     def __call__(self, engine: Any) -> None:
         """Clip the gradients of the engine's network; mixed precision's scaling is taken back first."""
-        if getattr(engine, "scaler_", None) is not None:
-            engine.scaler_.unscale_(engine.optimizer)
+        if getattr(engine, "scaler", None) is not None:
+            engine.scaler.unscale_(engine.optimizer)
         torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_norm)

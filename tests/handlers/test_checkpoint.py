@@ -66,6 +66,30 @@ def test_resuming_without_checkpoint_starts_anew(tmp_path, caplog):
     assert "starts from the beginning" in caplog.text
 
 
+def mixed_precision(scale, **options):
+    """An engine that scales its gradients, as MONAI's trainers do under the same name."""
+    engine = Engine(lambda engine, batch: None)
+    engine.scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
+    for handler in (ResumeTraining, TrainingCheckpoint):
+        handler(objects={"network": fresh()}, **options).attach(engine)
+    return engine
+
+
+def test_the_scale_of_mixed_precision_is_kept(tmp_path):
+    mixed_precision(64.0, folder=tmp_path / "c").run([0], max_epochs=1)
+    engine = mixed_precision(8.0, folder=tmp_path / "c")
+    engine.run([0], max_epochs=2)
+    assert engine.scaler.get_scale() == 64.0
+
+
+@pytest.mark.parametrize("scales", [(64.0, None), (None, 8.0)])
+def test_a_run_may_be_resumed_at_another_precision(tmp_path, scales):
+    mixed_precision(scales[0], folder=tmp_path / "c").run([0], max_epochs=1)
+    engine = mixed_precision(scales[1], folder=tmp_path / "c")
+    engine.run([0], max_epochs=2)
+    assert engine.state.epoch == 2
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     train(tmp_path / "c", 4, network=fresh())
     newest = checkpoints(tmp_path / "c")[-1][1]
