@@ -12,6 +12,7 @@ class MIMKeys(StrEnum):
     - ``IMAGE``: the scan, ``[C, *spatial]``.
     - ``REGION``: probability that a voxel belongs to what the prompt names, ``[P, *spatial]`` in [0, 1].
     - ``VISIBLE``: cells that the network may see, boolean ``[1, *grid]``; True means visible, everywhere.
+    - ``CONTENT``: cells that show anything but background, boolean ``[1, *grid]``; there if empty cells are left out.
     - ``MASK_INFO``: realised ratios of the drawn mask.
     - ``SCAN_ID``: name of the scan, unique within its dataset.
     """
@@ -19,5 +20,6 @@ class MIMKeys(StrEnum):
     IMAGE = "image"
     REGION = "region"
     VISIBLE = "visible"
+    CONTENT = "content"
     MASK_INFO = "mask_info"
     SCAN_ID = "scan_id"

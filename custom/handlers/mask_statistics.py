@@ -21,8 +21,10 @@ class MaskStatistics:
 
     ``hidden_ratio`` (of all cells), ``region_share`` (of all cells), ``region_hidden_ratio`` and
     ``background_hidden_ratio`` (of the cells of each kind, over the scans that have any), and ``fallback_share``: scans
-    whose region was empty or covered everything, so that they were masked at random. Attach it before handlers that
-    report metrics.
+    whose region was empty or covered everything, so that they were masked at random. Where empty cells are left out,
+    none of these counts them, and ``empty_share`` is their share. Attach it before handlers that report metrics.
+
+    All numbers come from the data loader, on the host: nothing here waits for a GPU.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,8 @@ class MaskStatistics:
         self._add("region_hidden_ratio", info["region_hidden_ratio"], (share > 0).double())
         self._add("background_hidden_ratio", info["background_hidden_ratio"], (share < 1).double())
         self._add("fallback_share", info["fallback"], everyone)
+        if "empty_share" in info:
+            self._add("empty_share", info["empty_share"], everyone)
 
     def _add(self, name: str, values: Tensor, weights: Tensor) -> None:
         self._sums[name] += (values * weights).sum()

@@ -2,6 +2,7 @@
 """Mask strategies: from the coverage of a region to the cells that a network may see."""
 
 from custom.masking.base import DEFAULT_THRESHOLD, MaskSample, MaskStrategy
+from custom.masking.content import content_cells
 from custom.masking.dictionary import RandRegionMaskd, mask_info
 from custom.masking.random import RandomMasking
 from custom.masking.region import RegionMasking, RegionMatchedRandom
@@ -14,5 +15,6 @@ __all__ = [
     "RandomMasking",
     "RegionMasking",
     "RegionMatchedRandom",
+    "content_cells",
     "mask_info",
 ]

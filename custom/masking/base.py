@@ -17,11 +17,13 @@ class MaskSample(NamedTuple):
     - ``visible``: boolean ``[B, *grid]``, True where the network may see the cell.
     - ``region``: boolean ``[B, *grid]``, True where the cell counts as region.
     - ``fallback``: boolean ``[B]``, True where the strategy could not use the region and drew at random instead.
+    - ``eligible``: boolean ``[B, *grid]``, True where the cell took part in the draw; None: all did.
     """
 
     visible: Tensor
     region: Tensor
     fallback: Tensor
+    eligible: Tensor | None = None
 
 
 @runtime_checkable
@@ -37,7 +39,13 @@ class MaskStrategy(Protocol):
         """Whether the strategy is meaningless without a region map."""
 
     def sample(
-        self, coverage: Tensor, generator: torch.Generator, *, image: Tensor | None = None, scores: Tensor | None = None
+        self,
+        coverage: Tensor,
+        generator: torch.Generator,
+        *,
+        image: Tensor | None = None,
+        scores: Tensor | None = None,
+        eligible: Tensor | None = None,
     ) -> MaskSample:
         """Draw masks.
 
@@ -46,7 +54,55 @@ class MaskStrategy(Protocol):
             generator: source of all randomness; every strategy here draws ``B * cells`` uniform numbers from it.
             image: the scans ``[B, C, *spatial]``, for strategies that look at them.
             scores: a number per cell ``[B, *grid]``, for strategies that follow the network's own state.
+            eligible: boolean ``[B, *grid]``, True where a cell takes part; None: all do. Ratios and budgets count
+                eligible cells only, and no other cell is visible. At least one eligible cell is hidden: a scan with
+                fewer of them than a budget asks for shows all but one. A scan with fewer than two has nothing to
+                predict from the rest; all its cells take part, as the returned ``eligible`` says.
         """
+
+
+class FlatCells(NamedTuple):
+    """The cells of a batch in rows, ``[B, cells]`` each.
+
+    - ``coverage``: float64 in [0, 1]; 0 where a cell does not take part.
+    - ``region``: boolean, True where a cell counts as region.
+    - ``eligible``: boolean, True where a cell takes part; at least two in each row.
+    """
+
+    coverage: Tensor
+    region: Tensor
+    eligible: Tensor
+
+
+def read_cells(coverage: Tensor, eligible: Tensor | None, threshold: float) -> FlatCells:
+    """Flatten and check what a strategy is given.
+
+    Args:
+        coverage: ``[B, *grid]`` in [0, 1].
+        eligible: boolean ``[B, *grid]``; None: all cells take part, as they do in a row with fewer than two.
+        threshold: see :func:`region_cells`.
+
+    Raises:
+        ValueError: see :func:`flat_coverage`; or if ``eligible`` has another type or shape.
+    """
+    flat = flat_coverage(coverage)
+    taking_part = torch.ones_like(flat, dtype=torch.bool)
+    if eligible is not None:
+        if eligible.dtype != torch.bool or eligible.shape != coverage.shape:
+            raise ValueError(
+                f"Eligible cells must be boolean {tuple(coverage.shape)} like the coverage, received "
+                f"{eligible.dtype} {tuple(eligible.shape)}."
+            )
+        given = eligible.reshape(flat.shape).to(flat.device)
+        taking_part = given | (given.sum(dim=1, keepdim=True) < 2)
+    flat = flat.masked_fill(~taking_part, 0)
+    return FlatCells(flat, region_cells(flat, threshold), taking_part)
+
+
+def as_sample(cells: FlatCells, visible: Tensor, fallback: Tensor, coverage: Tensor, restricted: bool) -> MaskSample:
+    """Bring rows of cells back to the grid of ``coverage``; ``restricted``: whether some cells could not take part."""
+    eligible = cells.eligible.reshape(coverage.shape) if restricted else None
+    return MaskSample(visible.reshape(coverage.shape), cells.region.reshape(coverage.shape), fallback, eligible)
 
 
 def flat_coverage(coverage: Tensor) -> Tensor:
@@ -101,6 +157,11 @@ def uniform_keys(like: Tensor, generator: torch.Generator) -> Tensor:
     """One uniform number in (0, 1) per cell of ``like`` ``[B, cells]``, drawn where the generator lives."""
     keys = torch.rand(like.shape, generator=generator, dtype=torch.float64, device=generator.device)
     return keys.clamp_min(torch.finfo(torch.float64).tiny).to(like.device)
+
+
+def limited(total: Tensor, eligible: Tensor, least: int = 1) -> Tensor:
+    """Return ``total`` ``[B]``, but at least ``least`` and at most all but one of the eligible cells of each row."""
+    return torch.minimum(total.clamp_min(least), eligible.sum(dim=1) - 1)
 
 
 def choose_exactly(keys: Tensor, count: Tensor, eligible: Tensor | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from custom.keys import MIMKeys
 from custom.masking.base import MaskSample, MaskStrategy
+from custom.masking.content import AIR, content_cells
 from custom.regions.coverage import cell_coverage
 
 
@@ -33,9 +34,14 @@ class RandRegionMaskd(Randomizable, MapTransform):
         visible_key: result, boolean ``[1, *grid]``, True = visible.
         info_key: result, a dictionary of numbers, see :func:`mask_info`.
         allow_missing_region: accept scans without region map if the strategy does not need one.
+        skip_empty: leave cells of pure background out: they are hidden from the network, and ``content_key`` says that
+            nobody wants them back. A scan with fewer than two other cells keeps all its cells.
+        empty_threshold: a cell is empty if no voxel exceeds this intensity; see :func:`content_cells`.
+        content_key: result if ``skip_empty``, boolean ``[1, *grid]``, False = left out.
 
     Raises:
-        ValueError: (when called) if a size does not fit or a needed region map is missing.
+        ValueError: if ``empty_threshold`` is negative; (when called) if a size does not fit or a needed region map is
+            missing.
     """
 
     def __init__(
@@ -47,12 +53,18 @@ class RandRegionMaskd(Randomizable, MapTransform):
         visible_key: str = MIMKeys.VISIBLE,
         info_key: str = MIMKeys.MASK_INFO,
         allow_missing_region: bool = True,
+        skip_empty: bool = False,
+        empty_threshold: float = AIR,
+        content_key: str = MIMKeys.CONTENT,
     ) -> None:
         MapTransform.__init__(self, image_key)
         self.strategy, self.cell_size = strategy, cell_size
         self.image_key, self.region_key = self.keys[0], region_key
         self.visible_key, self.info_key = visible_key, info_key
         self.allow_missing_region = allow_missing_region
+        if empty_threshold < 0:
+            raise ValueError(f"empty_threshold must not be negative (an intensity), received {empty_threshold}.")
+        self.skip_empty, self.empty_threshold, self.content_key = skip_empty, empty_threshold, content_key
         self._seed = 0
 
     def randomize(self, data: Any = None) -> None:
@@ -69,8 +81,11 @@ class RandRegionMaskd(Randomizable, MapTransform):
         coverage = self._coverage(result, image, cell_size, name)
         self.randomize()
         generator = torch.Generator().manual_seed(self._seed)
-        drawn = self.strategy.sample(coverage[None], generator, image=image[None])
+        content = content_cells(image, cell_size, self.empty_threshold)[None] if self.skip_empty else None
+        drawn = self.strategy.sample(coverage[None], generator, image=image[None], eligible=content)
         result[self.visible_key] = drawn.visible
+        if drawn.eligible is not None:
+            result[self.content_key] = drawn.eligible
         result[self.info_key] = {key: float(value[0]) for key, value in mask_info(drawn).items()}
         return result
 
@@ -92,22 +107,29 @@ class RandRegionMaskd(Randomizable, MapTransform):
 
 
 def mask_info(drawn: MaskSample) -> dict[str, Tensor]:
-    """Realised ratios of drawn masks, each a float tensor ``[B]``.
+    """Realised ratios of drawn masks, each a float tensor ``[B]``. Cells that took no part count for none but the last.
 
     - ``hidden_ratio``: share of hidden cells, of all;
     - ``region_hidden_ratio``, ``background_hidden_ratio``: of the region cells, of the others (0 if there are none);
     - ``region_share``: share of region cells, of all;
-    - ``fallback``: 1 where the strategy fell back to a random mask.
+    - ``fallback``: 1 where the strategy fell back to a random mask;
+    - ``empty_share``, only where cells could be left out: their share of all cells.
     """
-    hidden, region = (~drawn.visible).flatten(1).double(), drawn.region.flatten(1).double()
-    outside = 1 - region
-    return {
-        "hidden_ratio": hidden.mean(dim=1),
-        "region_hidden_ratio": (hidden * region).sum(dim=1) / region.sum(dim=1).clamp_min(1),
-        "background_hidden_ratio": (hidden * outside).sum(dim=1) / outside.sum(dim=1).clamp_min(1),
-        "region_share": region.mean(dim=1),
+    hidden, region = ~drawn.visible.flatten(1), drawn.region.flatten(1)
+    eligible = torch.ones_like(hidden) if drawn.eligible is None else drawn.eligible.flatten(1)
+    info = {
+        "hidden_ratio": _share(hidden, eligible),
+        "region_hidden_ratio": _share(hidden, region),
+        "background_hidden_ratio": _share(hidden, eligible & ~region),
+        "region_share": _share(region, eligible),
         "fallback": drawn.fallback.double(),
     }
+    return info if drawn.eligible is None else {**info, "empty_share": 1 - eligible.double().mean(dim=1)}
+
+
+def _share(cells: Tensor, among: Tensor) -> Tensor:
+    """Share of cells among others, ``[B]``; 0 where there are no others."""
+    return (cells & among).sum(dim=1).double() / among.sum(dim=1).clamp_min(1)
 
 
 def _check_size(spatial: tuple[int, ...], cell_size: tuple[int, ...], name: str) -> None:

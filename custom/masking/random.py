@@ -9,12 +9,13 @@ from torch import Tensor
 from custom.masking.base import (
     DEFAULT_THRESHOLD,
     MaskSample,
+    as_sample,
     check_budget,
     check_ratio,
     check_threshold,
     choose_exactly,
-    flat_coverage,
-    region_cells,
+    limited,
+    read_cells,
     round_half_up,
     uniform_keys,
 )
@@ -24,7 +25,7 @@ class RandomMasking:
     """Hides cells uniformly, wherever the region lies (SparK, arXiv 2301.03580, section 3.1).
 
     The number of visible cells is the same in every sample: ``round((1 - ratio) * cells)``, at least one and at
-    most all but one, or exactly ``visible_cells``.
+    most all but one, or exactly ``visible_cells``. Where only some cells are eligible, each sample's are counted.
 
     Args:
         ratio: share of cells to hide, in [0, 1]; give this or ``visible_cells``.
@@ -47,21 +48,26 @@ class RandomMasking:
         self.threshold = check_threshold(threshold)
 
     def sample(
-        self, coverage: Tensor, generator: torch.Generator, *, image: Tensor | None = None, scores: Tensor | None = None
+        self,
+        coverage: Tensor,
+        generator: torch.Generator,
+        *,
+        image: Tensor | None = None,
+        scores: Tensor | None = None,
+        eligible: Tensor | None = None,
     ) -> MaskSample:
         """Draw masks; see :class:`custom.masking.base.MaskStrategy`."""
-        flat = flat_coverage(coverage)
-        count = torch.full((flat.shape[0],), self.budget(flat.shape[1]), device=flat.device)
-        visible = choose_exactly(uniform_keys(flat, generator), count)
-        region = region_cells(flat, self.threshold)
-        fallback = torch.zeros(flat.shape[0], dtype=torch.bool, device=flat.device)
-        return MaskSample(visible.reshape(coverage.shape), region.reshape(coverage.shape), fallback)
+        cells = read_cells(coverage, eligible, self.threshold)
+        keys = uniform_keys(cells.coverage, generator)
+        visible = choose_exactly(keys, self._totals(cells.eligible), cells.eligible)
+        fallback = torch.zeros(len(coverage), dtype=torch.bool, device=visible.device)
+        return as_sample(cells, visible, fallback, coverage, eligible is not None)
 
-    def budget(self, cells: int) -> int:
-        """Number of visible cells in a grid of ``cells``."""
+    def _totals(self, eligible: Tensor) -> Tensor:
+        """Number of visible cells of each sample, ``[B]``."""
         if self.visible_cells is not None:
-            check_budget(self.visible_cells, cells)
-            return self.visible_cells
-        ratio = self.ratio or 0.0
-        kept = int(round_half_up(torch.tensor((1 - ratio) * cells, dtype=torch.float64)))
-        return min(max(kept, 1), cells - 1)
+            check_budget(self.visible_cells, eligible.shape[1])
+            total = torch.full_like(eligible[:, 0], self.visible_cells, dtype=torch.int64)
+        else:
+            total = round_half_up((1 - (self.ratio or 0.0)) * eligible.sum(dim=1).double())
+        return limited(total, eligible)

@@ -8,13 +8,15 @@ from torch import Tensor
 
 from custom.masking.base import (
     DEFAULT_THRESHOLD,
+    FlatCells,
     MaskSample,
+    as_sample,
     check_budget,
     check_ratio,
     check_threshold,
     choose_exactly,
-    flat_coverage,
-    region_cells,
+    limited,
+    read_cells,
     round_half_up,
     uniform_keys,
 )
@@ -46,6 +48,8 @@ class RegionMasking:
     number of visible cells is the rounded sum of the keep probabilities, and each cell is kept with its own
     probability to a close approximation (Pareto sampling: Rosén, Journal of Statistical Planning and Inference 62,
     1997); under an exact budget all odds change by a common factor.
+
+    Where only some cells are eligible, all of the above is said of those.
 
     Args:
         region_ratio: share of region cells to hide, in [0, 1].
@@ -83,51 +87,59 @@ class RegionMasking:
         self.soft, self.min_visible, self.visible_cells = soft, min_visible, visible_cells
 
     def sample(
-        self, coverage: Tensor, generator: torch.Generator, *, image: Tensor | None = None, scores: Tensor | None = None
+        self,
+        coverage: Tensor,
+        generator: torch.Generator,
+        *,
+        image: Tensor | None = None,
+        scores: Tensor | None = None,
+        eligible: Tensor | None = None,
     ) -> MaskSample:
         """Draw masks; see :class:`custom.masking.base.MaskStrategy`."""
-        flat = flat_coverage(coverage)
-        region, fallback = self._read(flat)
-        keys, total = uniform_keys(flat, generator), self._totals(flat, region, fallback)
-        visible = self._choose(flat, region, fallback, keys, total)
-        return MaskSample(visible.reshape(coverage.shape), region.reshape(coverage.shape), fallback)
+        cells = read_cells(coverage, eligible, self.threshold)
+        fallback = self._without_contrast(cells)
+        keys, total = uniform_keys(cells.coverage, generator), self._totals(cells, fallback)
+        visible = self._choose(cells, fallback, keys, total)
+        return as_sample(cells, visible, fallback, coverage, eligible is not None)
 
-    def _read(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Region cells ``[B, cells]``, and the samples ``[B]`` whose map tells no cell from another."""
-        region = region_cells(flat, self.threshold)
-        contrast = flat if self.soft else region.to(flat.dtype)
-        return region, contrast.amax(dim=1) == contrast.amin(dim=1)
+    def _without_contrast(self, cells: FlatCells) -> Tensor:
+        """Samples ``[B]`` whose map tells no eligible cell from another."""
+        contrast = cells.coverage if self.soft else cells.region.to(cells.coverage.dtype)
+        least = contrast.masked_fill(~cells.eligible, torch.inf).amin(dim=1)
+        return contrast.amax(dim=1) == least
 
-    def _totals(self, flat: Tensor, region: Tensor, fallback: Tensor) -> Tensor:
+    def _totals(self, cells: FlatCells, fallback: Tensor) -> Tensor:
         """Number of visible cells of each sample, ``[B]``."""
-        cells = flat.shape[1]
+        grid, count = cells.eligible.shape[1], cells.eligible.sum(dim=1).double()
         if self.visible_cells is not None:
-            check_budget(self.visible_cells, cells)
-            return torch.full_like(fallback, self.visible_cells, dtype=torch.int64)
-        if self.min_visible >= cells:
-            raise ValueError(f"min_visible={self.min_visible} leaves nothing to hide in a grid of {cells} cells.")
+            check_budget(self.visible_cells, grid)
+            return limited(torch.full_like(fallback, self.visible_cells, dtype=torch.int64), cells.eligible)
+        if self.min_visible >= grid:
+            raise ValueError(f"min_visible={self.min_visible} leaves nothing to hide in a grid of {grid} cells.")
         if self.soft:
-            total = round_half_up(self._keep_probability(flat).sum(dim=1))
+            total = round_half_up((self._keep_probability(cells.coverage) * cells.eligible).sum(dim=1))
         else:
-            total = round_half_up((1 - self.region_ratio) * region.sum(dim=1).double())
-            total = total + round_half_up((1 - self.background_ratio) * (~region).sum(dim=1).double())
-        random_total = round_half_up(torch.full_like(flat[:, 0], (1 - self.fallback_ratio) * cells))
-        return torch.where(fallback, random_total, total).clamp(self.min_visible, cells - 1)
+            inside = cells.region.sum(dim=1).double()
+            total = round_half_up((1 - self.region_ratio) * inside)
+            total = total + round_half_up((1 - self.background_ratio) * (count - inside))
+        random_total = round_half_up((1 - self.fallback_ratio) * count)
+        return limited(torch.where(fallback, random_total, total), cells.eligible, self.min_visible)
 
-    def _choose(self, flat: Tensor, region: Tensor, fallback: Tensor, keys: Tensor, total: Tensor) -> Tensor:
+    def _choose(self, cells: FlatCells, fallback: Tensor, keys: Tensor, total: Tensor) -> Tensor:
         """Visible cells ``[B, cells]``, ``total`` of them in each sample."""
-        at_random = choose_exactly(keys, total)
+        at_random = choose_exactly(keys, total, cells.eligible)
         if self.soft:
-            keep = self._keep_probability(flat).clamp(_EXTREME, 1 - _EXTREME)
-            guided = choose_exactly(keys.logit() + keep.logit(), total)
+            keep = self._keep_probability(cells.coverage).clamp(_EXTREME, 1 - _EXTREME)
+            guided = choose_exactly(keys.logit() + keep.logit(), total, cells.eligible)
         else:
-            kept = self._region_share(region, total)
-            guided = choose_exactly(keys, kept, region) | choose_exactly(keys, total - kept, ~region)
+            background = cells.eligible & ~cells.region
+            kept = self._region_share(cells.region, background, total)
+            guided = choose_exactly(keys, kept, cells.region) | choose_exactly(keys, total - kept, background)
         return torch.where(fallback[:, None], at_random, guided)
 
-    def _region_share(self, region: Tensor, total: Tensor) -> Tensor:
+    def _region_share(self, region: Tensor, background: Tensor, total: Tensor) -> Tensor:
         """Number of visible region cells ``[B]`` when ``total`` cells are visible."""
-        inside, outside = region.sum(dim=1), (~region).sum(dim=1)
+        inside, outside = region.sum(dim=1), background.sum(dim=1)
         kept = round_half_up((1 - self.region_ratio) * inside.double())
         kept_outside = round_half_up((1 - self.background_ratio) * outside.double())
         divided = torch.where(
@@ -155,5 +167,5 @@ class RegionMatchedRandom(RegionMasking):
     arguments of :class:`RegionMasking`.
     """
 
-    def _choose(self, flat: Tensor, region: Tensor, fallback: Tensor, keys: Tensor, total: Tensor) -> Tensor:
-        return choose_exactly(keys, total)
+    def _choose(self, cells: FlatCells, fallback: Tensor, keys: Tensor, total: Tensor) -> Tensor:
+        return choose_exactly(keys, total, cells.eligible)

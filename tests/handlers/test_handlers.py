@@ -9,6 +9,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedTrainer
 from monai.transforms import RandScaleIntensityd
 
 from custom.handlers import EpochSeeding, GradientClipping, MaskStatistics, RunSeed, TrainingHistory, read_history
@@ -102,6 +103,21 @@ def test_gradients_are_clipped_to_the_norm():
         GradientClipping(0)
 
 
+def test_gradients_of_mixed_precision_are_scaled_back_before_they_are_clipped():
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    trainer = SupervisedTrainer(
+        torch.device("cpu"), 1, [{"image": torch.full((1, 1), 8.0), "label": torch.zeros(1)}], network,
+        torch.optim.SGD(network.parameters(), lr=1.0), lambda prediction, label: prediction.sum(),
+        train_handlers=[GradientClipping(2.0)], decollate=False,
+    )  # fmt: skip
+    # As on a GPU, where the engine makes its own: a gradient of 8 becomes 8192, and is to be clipped to 2, not to 2/1024.
+    trainer.amp, trainer.scaler = True, torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.amp_kwargs = {"enabled": False}
+    trainer.run()
+    assert network.weight.item() == pytest.approx(-2.0, rel=1e-5)
+
+
 def test_ratios_are_averaged_over_the_scans_that_have_them(caplog):
     info = {
         "hidden_ratio": [0.4, 0.6],
@@ -117,3 +133,15 @@ def test_ratios_are_averaged_over_the_scans_that_have_them(caplog):
     expected |= {"background_hidden_ratio": 0.4, "fallback_share": 0.5}
     assert engine.state.metrics == pytest.approx(expected)
     assert "50.0 %" in caplog.text
+
+
+def test_the_share_of_empty_cells_is_reported_where_they_are_left_out():
+    names = ("hidden_ratio", "region_share", "region_hidden_ratio", "background_hidden_ratio", "fallback")
+    batches = [
+        {"mask_info": {**{name: torch.zeros(len(share)) for name in names}, "empty_share": torch.tensor(share)}}
+        for share in ([0.2, 0.4], [0.6])
+    ]
+    engine = Engine(lambda engine, batch: None)
+    MaskStatistics().attach(engine)
+    engine.run(batches, max_epochs=1)
+    assert engine.state.metrics["empty_share"] == pytest.approx(0.4)
