@@ -77,6 +77,7 @@ class ReconstructionPreview:
             make_example(
                 target.image[index], target.visible[index], prediction[index], self.cell_size,
                 None if regions is None else torch.as_tensor(regions[index]).to(image.device),
+                None if target.wanted is None else target.wanted[index],
             )
             for index in range(len(image))
         ]  # fmt: skip

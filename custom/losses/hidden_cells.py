@@ -17,10 +17,12 @@ class MIMTarget(NamedTuple):
 
     - ``image``: ``[B, C, *spatial]``.
     - ``visible``: boolean ``[B, *grid]`` or ``[B, 1, *grid]``, True where the network saw the cell.
+    - ``wanted``: likewise, True where the cell enters the loss; None: wherever it is hidden.
     """
 
     image: Tensor
     visible: Tensor
+    wanted: Tensor | None = None
 
 
 class HiddenCellLoss(nn.Module):
@@ -28,7 +30,8 @@ class HiddenCellLoss(nn.Module):
 
     With ``normalize`` the target of a cell is ``(image - mean) / sqrt(var + eps)`` over all its voxels and channels.
     The variance is the unbiased one, as in SparK's and MAE's code. The error is averaged over the values of a cell,
-    then over all hidden cells of the batch. Computed in float32 whatever the prediction's type.
+    then over all hidden cells of the batch, or those that are wanted. Computed in float32 whatever the prediction's
+    type.
 
     *Cells of constant intensity.* Air and padding have next to no variance. Where it is exactly zero the normalised
     target is zero; where there is a little noise, the normalisation blows the noise up to unit variance and the
@@ -74,35 +77,36 @@ class HiddenCellLoss(nn.Module):
 
         Args:
             prediction: ``[B, C, *spatial]``, normalised per cell if the loss normalises.
-            target: the image and the visible cells.
+            target: the image, the visible and, if not all hidden ones, the wanted cells.
 
         Raises:
             ValueError: if the shapes do not fit each other or the cell size.
         """
-        image, visible = convert_to_tensor(target.image, track_meta=False), target.visible
+        image = convert_to_tensor(target.image, track_meta=False)
         prediction = convert_to_tensor(prediction, track_meta=False)
         if prediction.shape != image.shape:
             raise ValueError(f"Prediction {tuple(prediction.shape)} and image {tuple(image.shape)} differ in shape.")
         with torch.autocast(image.device.type, enabled=False):
-            predicted, wanted = to_cells(prediction.float(), self.cell_size), to_cells(image.float(), self.cell_size)
-            mean, variance = _cell_statistics(wanted)
-            counted = self._counted(visible, wanted, variance)
+            predicted, truth = to_cells(prediction.float(), self.cell_size), to_cells(image.float(), self.cell_size)
+            mean, variance = _cell_statistics(truth)
+            counted = self._counted(target, truth, variance)
             if self.normalize:
-                wanted = (wanted - mean) / (variance + self.eps).sqrt()
-            error = (predicted - wanted).square().mean(dim=2)
+                truth = (truth - mean) / (variance + self.eps).sqrt()
+            error = (predicted - truth).square().mean(dim=2)
             return (error * counted).sum() / counted.sum().clamp_min(1)
 
-    def _counted(self, visible: Tensor, cells: Tensor, variance: Tensor) -> Tensor:
+    def _counted(self, target: MIMTarget, cells: Tensor, variance: Tensor) -> Tensor:
         """1 for the cells that enter the average, ``[B, cells]``."""
-        hidden = ~visible.bool().reshape(visible.shape[0], -1)
-        if hidden.shape != cells.shape[:2]:
+        asked = ~target.visible.bool() if target.wanted is None else target.wanted.bool()
+        counted = asked.reshape(asked.shape[0], -1)
+        if counted.shape != cells.shape[:2]:
             raise ValueError(
-                f"The mask {tuple(visible.shape)} has {hidden.shape[1]} cells a sample, an image in cells of "
+                f"The mask {tuple(asked.shape)} has {counted.shape[1]} cells a sample, an image in cells of "
                 f"{self.cell_size} has {cells.shape[1]}. Use the same cell_size for the masking and the loss."
             )
         if self.constant_cells == "ignore":
-            hidden = hidden & (variance[..., 0].sqrt() >= self.constant_threshold)
-        return hidden.float()
+            counted = counted & (variance[..., 0].sqrt() >= self.constant_threshold)
+        return counted.float()
 
 
 def to_cells(image: Tensor, cell_size: int | Sequence[int]) -> Tensor:

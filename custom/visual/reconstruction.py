@@ -30,12 +30,18 @@ class Example(NamedTuple):
 
 
 def make_example(
-    image: Tensor, visible: Tensor, prediction: Tensor, cell_size: int | Sequence[int], region: Tensor | None = None
+    image: Tensor,
+    visible: Tensor,
+    prediction: Tensor,
+    cell_size: int | Sequence[int],
+    region: Tensor | None = None,
+    wanted: Tensor | None = None,
 ) -> Example:
     """Prepare one scan for the eye; of a volume, the slice along the last axis with most of the region.
 
     Hidden cells of the reconstruction are the network's prediction, brought back to grey levels by the true mean and
-    spread of each cell, as is usual for a loss that is normalised per cell: it shows structure, not brightness.
+    spread of each cell, as is usual for a loss that is normalised per cell: it shows structure, not brightness. Hidden
+    cells that nobody wanted (empty ones that were left out) were not predicted: there the reconstruction is the scan.
 
     Args:
         image: ``[C, *spatial]`` in [0, 1].
@@ -43,13 +49,12 @@ def make_example(
         prediction: ``[C, *spatial]``, normalised per cell.
         cell_size: in voxels.
         region: ``[P, *spatial]`` in [0, 1].
+        wanted: like ``visible``, True where the prediction was asked for; None: in all hidden cells.
     """
-    spatial_dims = image.ndim - 1
-    sides = ensure_tuple_rep(cell_size, spatial_dims)
-    shown = visible.reshape((1, *visible.shape[-spatial_dims:]))
-    for axis, side in enumerate(sides):
-        shown = shown.repeat_interleave(side, axis + 1)
-    restored = torch.where(shown, image, denormalize(prediction[None].float(), image[None], sides)[0])
+    sides = ensure_tuple_rep(cell_size, image.ndim - 1)
+    shown = _in_voxels(visible, sides)
+    asked = ~shown if wanted is None else _in_voxels(wanted, sides)
+    restored = torch.where(asked, denormalize(prediction[None].float(), image[None], sides)[0], image)
     masked = torch.where(shown, image, torch.full_like(image, HIDDEN_GREY))
     merged = None if region is None else region.amax(0, keepdim=True)
     index = _slice_index(image if merged is None else merged)
@@ -101,6 +106,14 @@ def _draw_losses(axes: Axes, history: Sequence[Mapping[str, str]]) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss on hidden cells")
     axes.legend(frameon=False)
+
+
+def _in_voxels(cells: Tensor, sides: Sequence[int]) -> Tensor:
+    """Cells ``[*grid]`` or ``[1, *grid]`` as voxels, ``[1, *spatial]``."""
+    voxels = cells.reshape((1, *cells.shape[-len(sides) :]))
+    for axis, side in enumerate(sides):
+        voxels = voxels.repeat_interleave(side, axis + 1)
+    return voxels
 
 
 def _slice_index(volume: Tensor) -> int | None:

@@ -21,7 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 class MIMPrepareBatch(PrepareBatch):
-    """Turn a batch of scans with masks into the network's input, its mask argument and the loss's target."""
+    """Turn a batch of scans with masks into the network's input, its mask arguments and the loss's target.
+
+    The network is handed its masks on the host: how many cells are visible decides the size of its tensors, and a GPU
+    that had to be asked for that number would bring the step to a halt. Wanted are the hidden cells; if the scans come
+    with their content (empty cells are left out), those with content.
+    """
 
     def __call__(
         self,
@@ -30,10 +35,14 @@ class MIMPrepareBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, MIMTarget, tuple, dict[str, Tensor]]:
-        """Return image ``[B, C, *spatial]``, target, no further arguments, and ``visible`` ``[B, 1, *grid]``."""
+        """Return image ``[B, C, *spatial]``, target, nothing, and ``visible`` and ``wanted`` ``[B, 1, *grid]``."""
         image = _plain(batchdata[MIMKeys.IMAGE]).to(device, non_blocking=non_blocking, **kwargs)
-        visible = _plain(batchdata[MIMKeys.VISIBLE]).to(device, non_blocking=non_blocking)
-        return image, MIMTarget(image, visible), (), {"visible": visible}
+        visible = _plain(batchdata[MIMKeys.VISIBLE]).cpu()
+        wanted = ~visible
+        if MIMKeys.CONTENT in batchdata:
+            wanted = wanted & _plain(batchdata[MIMKeys.CONTENT]).cpu()
+        masks = [mask.to(device, non_blocking=non_blocking) for mask in (visible, wanted)]
+        return image, MIMTarget(image, *masks), (), {"visible": visible, "wanted": wanted}
 
 
 def choose_prompts(

@@ -75,6 +75,43 @@ def test_a_perfect_prediction_has_no_loss_and_denormalizes_to_the_image() -> Non
     assert torch.allclose(denormalize(perfect, image, 4), image, atol=1e-6)
 
 
+@pytest.mark.parametrize(("spatial", "cell", "channels"), CASES)
+def test_only_wanted_cells_count(spatial: tuple, cell: tuple, channels: int) -> None:
+    prediction, image, visible = case(spatial, cell, channels)
+    wanted = ~visible & (torch.rand(visible.shape, generator=torch.Generator().manual_seed(2)) < 0.5)
+    loss = HiddenCellLoss(cell)
+    assert torch.equal(
+        loss(prediction, MIMTarget(image, visible, ~visible)), loss(prediction, MIMTarget(image, visible))
+    )
+    chosen = loss(prediction, MIMTarget(image, visible, wanted))
+    # Hidden and unwanted cells count as little as visible ones.
+    assert torch.equal(chosen, loss(prediction, MIMTarget(image, ~wanted)))
+    assert torch.equal(chosen, loss(prediction, MIMTarget(image, visible[:, None], wanted[:, None])))
+    assert not torch.equal(chosen, loss(prediction, MIMTarget(image, visible)))
+
+
+def test_wanted_cells_of_another_grid() -> None:
+    prediction, image, visible = case((12, 8), (4, 4), 1)
+    with pytest.raises(ValueError, match=r"\(3, 3, 3\)"):
+        HiddenCellLoss(4)(prediction, MIMTarget(image, visible, torch.ones(3, 3, 3, dtype=torch.bool)))
+
+
+def test_constant_cells_are_left_out_even_where_wanted() -> None:
+    image, hidden = air_and_tissue()
+    prediction = torch.zeros_like(image)
+    everything = HiddenCellLoss(4)(prediction, MIMTarget(image, hidden, torch.ones_like(hidden)))
+    assert torch.equal(everything, HiddenCellLoss(4)(prediction, MIMTarget(image, hidden)))
+
+
+def test_nothing_wanted_is_a_zero_that_keeps_the_graph() -> None:
+    prediction, image, visible = case((12, 8), (4, 4), 1)
+    prediction.requires_grad_()
+    loss = HiddenCellLoss(4)(prediction, MIMTarget(image, visible, torch.zeros_like(visible)))
+    loss.backward()
+    assert loss.item() == 0
+    assert prediction.grad is not None
+
+
 def air_and_tissue() -> tuple[torch.Tensor, torch.Tensor]:
     image = torch.rand(1, 1, 4, 8, generator=torch.Generator().manual_seed(0))
     image[..., 4:] *= 0.004

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -19,6 +20,23 @@ def test_visible_cells_are_the_scan_and_hidden_ones_are_not():
     # A prediction of zeros in normalised space is the cell's own mean.
     np.testing.assert_allclose(example.reconstruction[:4, 4:], image[0, :4, 4:].mean().item(), atol=1e-6)
     np.testing.assert_array_equal(example.reconstruction[4:, 4:], image[0, 4:, 4:].numpy())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 8, 2)])
+def test_cells_that_nobody_wanted_are_the_scan(size):
+    image, prediction = torch.rand(1, *size), torch.zeros(1, *size)
+    grid = (2, 2) if len(size) == 2 else (2, 2, 1)
+    visible = torch.tensor([True, False, False, False]).reshape(grid)
+    wanted = torch.tensor([False, True, False, False]).reshape(grid)
+    cell = (4, 4, 2)[: len(size)]
+    example = make_example(image, visible, prediction, cell, wanted=wanted)
+    turned = example.reconstruction if len(size) == 2 else example.reconstruction[::-1, ::-1]
+    scan = example.scan if len(size) == 2 else example.scan[::-1, ::-1]
+    seen = example.masked if len(size) == 2 else example.masked[::-1, ::-1]
+    np.testing.assert_array_equal(turned[4:], scan[4:])
+    np.testing.assert_allclose(turned[:4, 4:], image[:, :4, 4:].mean().item(), atol=1e-6)
+    # They were hidden all the same.
+    assert (seen[4:] == HIDDEN_GREY).all()
 
 
 def test_a_volume_is_shown_where_the_region_is():

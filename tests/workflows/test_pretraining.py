@@ -21,6 +21,25 @@ def test_a_batch_becomes_image_target_and_mask():
     assert torch.equal(keywords["visible"], visible)
     assert torch.equal(target.image, image.as_tensor())
     assert target.visible is keywords["visible"]
+    assert torch.equal(keywords["wanted"], ~visible)
+    assert target.wanted is keywords["wanted"]
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (2, 3, 2)])
+def test_wanted_is_what_is_hidden_and_has_content(grid):
+    visible, content = torch.rand(2, 1, *grid) > 0.7, torch.rand(2, 1, *grid) > 0.3
+    batch = {"image": torch.rand(2, 1, *(4 * side for side in grid)), "visible": visible, "content": content}
+    _, target, _, keywords = MIMPrepareBatch()(batch, "cpu", non_blocking=True)
+    assert torch.equal(keywords["wanted"], ~visible & content)
+    assert torch.equal(target.wanted, keywords["wanted"])
+    assert keywords["wanted"].dtype == torch.bool
+
+
+def test_masks_stay_on_the_host_and_the_target_goes_to_the_device():
+    batch = {"image": torch.rand(1, 1, 8, 8), "visible": torch.ones(1, 1, 2, 2, dtype=torch.bool)}
+    image, target, _, keywords = MIMPrepareBatch()(batch, "meta")
+    assert {image.device.type, *(part.device.type for part in target)} == {"meta"}
+    assert {mask.device.type for mask in keywords.values()} == {"cpu"}
 
 
 @pytest.mark.parametrize(
