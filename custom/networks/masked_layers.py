@@ -26,6 +26,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _MaxPoolNd
 
+from custom.networks.packed.rows import Rows
 from custom.networks.visibility import Visibility
 
 POINTWISE = (
@@ -88,21 +89,24 @@ def _per_position(layer: nn.Module, values: Tensor, visibility: Visibility) -> T
 
 @masked_layer.register
 def _batch_norm(layer: _BatchNorm, values: Tensor, visibility: Visibility) -> Tensor:
-    visible = visibility.at(values.shape[2:])
-    if bool(visible.all()):
-        return layer(values)
-    where = visible[:, 0].nonzero(as_tuple=True)
-    channels_last = values.movedim(1, -1)
-    rows = channels_last[where]
-    if layer.training and len(rows) < 2:
+    rows = Rows.of(values, visibility.sites(values.shape[2:]))
+    return Rows(normalise_rows(layer, rows.values, values.ndim - 2), rows.sites).dense()
+
+
+def normalise_rows(layer: nn.Module, values: Tensor, spatial_dims: int) -> Tensor:
+    """Normalise ``[N, C]`` by a batch normalisation layer itself: it keeps and synchronises its running statistics.
+
+    Raises:
+        ValueError: in training, if there are fewer than two rows to take statistics of.
+    """
+    if layer.training and len(values) < 2:
         raise ValueError(
-            f"Batch normalisation needs at least two positions to take statistics of, got {len(rows)}: choose another "
-            "masking ratio, larger images or larger batches."
+            f"Batch normalisation needs at least two positions to take statistics of, got {len(values)}: choose "
+            "another masking ratio, larger images or larger batches."
         )
-    # Rows as maps of one position: the layer itself computes, updates its running statistics and synchronises.
-    normalised = layer(rows[(...,) + (None,) * (values.ndim - 2)]).flatten(1)
-    result = torch.zeros_like(channels_last, dtype=normalised.dtype).index_put(where, normalised)
-    return result.movedim(-1, 1)
+    # Rows as maps of one position each.
+    normalised: Tensor = layer(values[(...,) + (None,) * spatial_dims])
+    return normalised.flatten(1)
 
 
 @masked_layer.register

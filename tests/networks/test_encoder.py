@@ -52,7 +52,10 @@ SMALL = {
         "monai.networks.nets.MedNeXt",
         ["enc_stages.0", "enc_stages.1", "enc_stages.2"],
         2,
-        arguments={"out_channels": 2, "init_filters": 4, "blocks_down": [1, 1, 1, 1], "blocks_up": [1, 1, 1, 1]},
+        arguments={
+            "out_channels": 2, "init_filters": 4, "blocks_down": [1, 1, 1, 1], "blocks_up": [1, 1, 1, 1],
+            "kernel_size": 3,
+        },
     ),
     "se_resnet": EncoderSpec(
         "monai.networks.nets.SENet",

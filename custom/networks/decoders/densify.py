@@ -9,7 +9,7 @@ import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from custom.networks.packed.normalisation import batch_norm
+from custom.networks.masked_layers import normalise_rows
 from custom.networks.packed.rows import Rows
 from custom.networks.visibility import Visibility
 
@@ -41,7 +41,7 @@ class Densify(nn.Module):
         if visibility is None:
             return self.projection(self.norm(values))
         rows = values if isinstance(values, Rows) else Rows.of(values, visibility.sites(values.shape[2:]))
-        normalised = batch_norm(self.norm, rows.values, self.spatial_dims)
+        normalised = normalise_rows(self.norm, rows.values, self.spatial_dims)
         batch, channels, *spatial = rows.shape
         tokens = self.token.flatten().to(normalised.dtype).expand(batch * prod(spatial), channels)
         filled = tokens.index_copy(0, rows.sites.index, normalised)

@@ -31,9 +31,10 @@ from custom.networks.masked_layers import (
     check_layer_norm,
     check_linear,
     check_max_pool,
+    normalise_rows,
 )
 from custom.networks.packed.convolution import convolve, convolve_image
-from custom.networks.packed.normalisation import batch_norm, group_norm
+from custom.networks.packed.normalisation import group_norm
 from custom.networks.packed.pooling import max_pool, sample_mean, sum_pool
 from custom.networks.packed.rows import MaskedImage, Rows
 from custom.networks.packed.sites import Window
@@ -90,7 +91,7 @@ def _channel_dropout(layer: _DropoutNd, rows: Rows, visibility: Visibility) -> R
 
 @packed_layer.register
 def _batch_norm(layer: _BatchNorm, rows: Rows, visibility: Visibility) -> Rows:
-    return Rows(batch_norm(layer, rows.values, len(rows.sites.spatial)), rows.sites)
+    return Rows(normalise_rows(layer, rows.values, len(rows.sites.spatial)), rows.sites)
 
 
 @packed_layer.register

@@ -1,32 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Normalisation of packed maps over visible positions."""
+"""Group normalisation of packed maps over the visible positions of each sample."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from custom.networks.masked_layers import at_least_float32
 from custom.networks.packed.pooling import sample_sum
 from custom.networks.packed.sites import Sites
-
-
-def batch_norm(layer: nn.Module, values: Tensor, spatial_dims: int) -> Tensor:
-    """Normalise ``[N, C]`` by a layer of torch itself, running statistics and their synchronisation included.
-
-    Raises:
-        ValueError: in training, if there are fewer than two rows to take statistics of.
-    """
-    if layer.training and len(values) < 2:
-        raise ValueError(
-            f"Batch normalisation needs at least two positions to take statistics of, got {len(values)}: choose "
-            "another masking ratio, larger images or larger batches."
-        )
-    # Rows as maps of one position each.
-    normalised: Tensor = layer(values[(...,) + (None,) * spatial_dims])
-    return normalised.flatten(1)
 
 
 def group_norm(
