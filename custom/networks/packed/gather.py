@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Enough rows for efficient matrix products, and little enough gathered at once to stay in a cache of some megabytes.
+# Enough rows for efficient matrix products, and little enough gathered at once to stay in a CPU's cache of some
+# megabytes; on a GPU, few launches count for more.
 CHUNK_ROWS = 1024
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 
 
 def with_absent(values: Tensor, fill: float = 0.0) -> Tensor:
@@ -32,7 +33,8 @@ def gather_chunks(padded: Tensor, table: Tensor) -> Iterator[tuple[slice, Tensor
         A slice of the table's rows and what they name, ``[rows, taps * C]``; it is overwritten by the next chunk.
     """
     taps, channels = table.shape[1], padded.shape[1]
-    size = max(CHUNK_ROWS, CHUNK_BYTES // (taps * channels * padded.element_size()))
+    limit = CHUNK_BYTES.get(padded.device.type, CHUNK_BYTES["cuda"])
+    size = max(CHUNK_ROWS, limit // (taps * channels * padded.element_size()))
     buffer = padded.new_empty(min(size, len(table)) * taps, channels)
     for start in range(0, len(table), size):
         part = table[start : start + size]
