@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import Compose
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -118,6 +119,40 @@ def test_image_size_comes_from_the_encoder(classify, encoder: Path) -> None:
     size = "$@encoder_facts.get('image_size')"
     metrics = classify(encoder=str(encoder), probe="true", image_size=size)
     assert metrics["image_size"] == [SIZE, SIZE]
+
+
+def settings(configs: Path, name: str, scans: Path, **overrides: object) -> ConfigParser:
+    parser = ConfigParser(ConfigParser.load_config_file(str(configs / f"{name}.yaml")))
+    parser.update({"dataset_dir": str(scans), "image_size": [SIZE, SIZE], **overrides})
+    return parser
+
+
+@pytest.mark.parametrize("crop", ["true", "false"])
+def test_scans_look_as_they_do_in_pretraining(configs: Path, tmp_path: Path, monkeypatch, crop: str) -> None:
+    monkeypatch.chdir(configs.parents[1])
+    picture = np.zeros((80, 100), dtype=np.uint8)
+    picture[20:60, 10:50] = np.random.default_rng(0).integers(50, 250, (40, 40))
+    Image.fromarray(picture).save(tmp_path / "scan.png")
+    images = []
+    for name, overrides in (("pretrain", {"masking": "random"}), ("classify", {})):
+        parser = settings(configs, name, tmp_path, crop_to_body=crop, **overrides)
+        transform = Compose(parser.get_parsed_content("train#deterministic_transforms"))
+        images.append(transform({"image": str(tmp_path / "scan.png"), "label": 0, "scan_id": "scan"})["image"])
+    assert torch.equal(images[0], images[1])
+    # The body takes 40 of 100 pixels; with 2 + 4 of margin on each side of it, 40 of 52.
+    assert (images[0][0].amax(1) > 0.1).sum() == pytest.approx(SIZE * 40 / (52 if crop == "true" else 100), abs=2)
+
+
+def test_whether_to_crop_comes_from_the_encoder(configs: Path, scans: Path, encoder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(configs.parents[1])
+    record = json.loads(encoder.with_suffix(".json").read_text())
+    (tmp_path / "encoder.safetensors").write_bytes(encoder.read_bytes())
+    for facts, expected in (({}, False), ({"crop_to_body": True, "air_threshold": 0.1}, True)):
+        (tmp_path / "encoder.json").write_text(json.dumps({**record, **facts}))
+        parser = settings(configs, "classify", scans, encoder=str(tmp_path / "encoder.safetensors"))
+        assert parser.get_parsed_content("is_cropped") is expected
+        assert parser.get_parsed_content("air_threshold") == facts.get("air_threshold", 0.05)
+    assert settings(configs, "classify", scans).get_parsed_content("is_cropped") is True
 
 
 def test_same_seed_same_metrics(classify) -> None:

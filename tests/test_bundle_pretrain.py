@@ -16,6 +16,7 @@ from monai.networks import nets
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from custom.handlers import read_history
 from custom.networks import encoder_record, load_encoder
@@ -47,6 +48,19 @@ def pictures(tmp_path_factory) -> Path:
         picture[(x - at[0]) ** 2 + (y - at[1]) ** 2 < 25] = 220
         noisy = np.clip(picture + random.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / f"scan_{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def airy(tmp_path_factory) -> Path:
+    """Four pictures of 96 px: a textured disc 40 px wide, off the centre, in black."""
+    folder = tmp_path_factory.mktemp("airy")
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96]
+    for index in range(4):
+        disc = (x - 36) ** 2 + (y - 40) ** 2 < 20**2
+        picture = np.where(disc, random.integers(60, 250, (96, 96)), 0).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"scan_{index}.png")
     return folder
 
 
@@ -124,6 +138,7 @@ def test_the_encoder_rebuilds_and_loads_into_plain_monai(finished):
     record = encoder_record(finished / "encoder.safetensors")
     assert record["prompts"] == ["brain tumor"]
     assert record["epochs"] == 2
+    assert (record["crop_to_body"], record["air_threshold"], record["skip_empty"]) == (True, 0.05, False)
     assert load_encoder(finished / "encoder.safetensors").strides == [4, 8, 16, 32]
     plain = nets.resnet18(spatial_dims=2, n_input_channels=1, conv1_t_stride=2, widen_factor=0.25, feed_forward=False)
     plain.load_state_dict(load_file(finished / "encoder.safetensors"), strict=True)
@@ -172,6 +187,67 @@ def test_random_masking_needs_no_prompt(pictures, tmp_path):
     assert not (tmp_path / "regions").exists()
 
 
+def test_losses_of_iterations_are_logged_at_intervals(pictures, tmp_path):
+    run(pictures, tmp_path, max_epochs=3, batch_size=2, log_interval=5, masking="random", prompt=None)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("iteration_loss")] == [5, 10]
+    assert [event.step for event in events.Scalars("train_loss")] == [1, 2, 3]
+
+
+class NumbersRead(TorchDispatchMode):
+    """Counts floats that are read from tensors: on a GPU each one waits for all that was asked of it before."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_floating_point():
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_no_number_back(pictures, tmp_path):
+    counts = []
+    for batch_size in (4, 2):  # 2 and 4 iterations: what is read once an epoch is the same
+        made = workflow(pictures, tmp_path / str(batch_size), max_epochs=1, batch_size=batch_size, log_interval=99,
+                        val_interval=9, masking="random", prompt=None)  # fmt: skip
+        with NumbersRead() as numbers:
+            made.run()
+        counts.append(numbers.count)
+    assert counts[0] == counts[1] > 0
+
+
+def images_and_regions(dataset: Path, output: Path, **overrides) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    items = workflow(dataset, output, localizer="body", **overrides).parser.get_parsed_content("validate#dataset")
+    return [(item["image"][0], item["region"][0]) for item in items]
+
+
+def test_scans_and_regions_are_cropped_to_the_body_alike(airy, tmp_path):
+    for image, region in images_and_regions(airy, tmp_path):
+        assert (image > 0.1).any(1).sum() == pytest.approx(32 * 40 / 52, abs=2)
+        body = region > 0.5
+        assert (body & (image > 0.1)).sum() / (body | (image > 0.1)).sum() > 0.85
+    # Maps belong to the scan as it was loaded, whatever is cropped later.
+    with Image.open(next(path for path in (tmp_path / "regions").rglob("*.png") if path.is_file())) as stored:
+        assert stored.size == (96, 96)
+
+
+def test_without_the_crop_scans_are_whole(airy, tmp_path):
+    for image, _ in images_and_regions(airy, tmp_path, crop_to_body="false"):
+        assert (image > 0.1).any(1).sum() == pytest.approx(32 * 40 / 96, abs=2)
+
+
+@pytest.mark.parametrize("masking", ["region", "random"])
+def test_empty_cells_are_left_out(airy, tmp_path, masking):
+    options = {"masking": masking, "skip_empty": "true", "crop_to_body": "false", "localizer": "disc", "cell_size": 4}
+    assert all(np.isfinite(run(airy, tmp_path, max_epochs=2, preview_interval=1, **options)))
+    last = read_history(tmp_path / "history.csv")[-1]
+    # A disc of 13 px touches at most 5 x 5 of 8 x 8 cells; the augmentation makes it larger or smaller.
+    assert 0.4 < float(last["empty_share"]) < 0.95
+    assert 0 < float(last["hidden_ratio"]) < 1
+    assert encoder_record(tmp_path / "encoder.safetensors")["skip_empty"] is True
+    assert (tmp_path / "pretraining.png").is_file()
+
+
 def test_maps_made_before_are_read_and_missing_ones_named(pictures, finished, tmp_path, raises_cause):
     run(pictures, tmp_path / "out", max_epochs=1, region_dir=str(finished / "regions"))
     assert not (tmp_path / "out" / "regions").exists()
@@ -185,6 +261,13 @@ def test_volumes(volumes, tmp_path, masking):
     sizes = {"image_size": [32, 40, 32], "cell_size": 8, "backbone": "resnet18_small"}
     run(volumes, tmp_path, max_epochs=1, masking=masking, prompt="bright lesion", **sizes)
     assert load_encoder(tmp_path / "encoder.safetensors").spatial_dims == 3
+
+
+def test_empty_cells_of_volumes_are_left_out(volumes, tmp_path):
+    sizes = {"image_size": [32, 40, 32], "cell_size": 8, "backbone": "resnet18_small"}
+    losses = run(volumes, tmp_path, max_epochs=1, masking="random", prompt=None, skip_empty=True, **sizes)
+    assert all(np.isfinite(losses))
+    assert float(read_history(tmp_path / "history.csv")[-1]["empty_share"]) < 0.5
 
 
 def test_sparks_decoder_and_lamb(pictures, tmp_path):

@@ -111,7 +111,7 @@ def test_gradients_of_mixed_precision_are_scaled_back_before_they_are_clipped():
         torch.optim.SGD(network.parameters(), lr=1.0), lambda prediction, label: prediction.sum(),
         train_handlers=[GradientClipping(2.0)], decollate=False,
     )  # fmt: skip
-    # As on a GPU, where the engine makes its own: a gradient of 8 becomes 8192, and is to be clipped to 2, not to 2/1024.
+    # As on a GPU, where the engine makes its own: a gradient of 8 becomes 8192; it is to be clipped to 2, not 2/1024.
     trainer.amp, trainer.scaler = True, torch.amp.GradScaler("cpu", init_scale=1024.0)
     trainer.amp_kwargs = {"enabled": False}
     trainer.run()
