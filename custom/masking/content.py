@@ -16,8 +16,8 @@ def content_cells(image: Tensor, cell_size: Sequence[int], threshold: float = AI
     """Cells in which any voxel differs from the background by more than a threshold.
 
     The defaults suit images that are scaled to [0, 1] by percentiles, as the configs do: there air and padding are
-    zero, and what noise is left in the air of a scan after resizing stays below 0.05 (brain MRI, CT slices; see
-    ``benchmarks/empty_space.py``). One voxel suffices: a cell is never called empty for being mostly empty.
+    zero, and the noise that resizing leaves in the air of an MRI mostly stays below 0.05 (``benchmarks/empty_space.py``
+    counts). One voxel suffices: a cell is never called empty for being mostly empty.
 
     Args:
         image: ``[C, *spatial]``.
