@@ -52,7 +52,7 @@ def convolve(values: Tensor, weight: Tensor, bias: Tensor | None, groups: int, s
     else:
         parts = zip(values.chunk(groups, dim=1), weight.chunk(groups), strict=True)
         result = torch.cat([_Convolution.apply(part, own, stencil) for part, own in parts], dim=1)
-    return result if bias is None else result + bias.to(result.dtype)
+    return result if bias is None else result.add_(bias.to(result.dtype))
 
 
 class _Convolution(torch.autograd.Function):
@@ -182,7 +182,7 @@ def convolve_image(image: Tensor, weight: Tensor, bias: Tensor | None, target: S
     # Overlapping views of consecutive positions: the taps along the last axis lie side by side in memory.
     runs = padded.as_strided((padded[..., 0].numel() - edge + 1, edge * channels), (channels, 1))
     result: Tensor = _ImageConvolution.apply(runs, weight, _first_taps(padded.shape[1:-1], target, window))
-    return result if bias is None else result + bias.to(result.dtype)
+    return result if bias is None else result.add_(bias.to(result.dtype))
 
 
 def _first_taps(size: Sequence[int], target: Sites, window: Window) -> Tensor:
