@@ -53,8 +53,7 @@ class Preparation:
     def of(cls, dataset: Path, **overrides: Any) -> Preparation:
         """Read it from ``pretrain.yaml``, for a folder of scans."""
         parser = ConfigParser(ConfigParser.load_config_file(str(CONFIGS / "pretrain.yaml")))
-        # Random masks need no region, so nothing is localized.
-        parser.update({"dataset_dir": str(dataset), "masking": "random", **overrides})
+        parser.update({"dataset_dir": str(dataset), "prompts": [], **overrides})  # nothing is localized
         size = tuple(parser.get_parsed_content("image_size"))
         cell = (parser.get_parsed_content("cell_size"),) * len(size)
         threshold = parser.get_parsed_content("air_threshold")
