@@ -116,7 +116,7 @@ def slug(name: str) -> str:
 
 
 def write_tables(study: Mapping[str, Any], output: Path, results: Path) -> None:
-    """Write every finished run to ``results`` with ``.csv``, mean and spread over the seeds to ``results`` with ``.md``."""
+    """Write every finished run to ``results``.csv, mean and spread over the seeds to ``results``.md."""
     rows = [row for arm in study["arms"] for seed in study["seeds"] for row in finished(study, output, arm, seed)]
     results.parent.mkdir(parents=True, exist_ok=True)
     with open(results.with_suffix(".csv"), "w", newline="") as stream:
