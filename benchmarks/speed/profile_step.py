@@ -13,8 +13,10 @@ import argparse
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from benchmarks.speed.worker import build, random_images, random_masks
 from custom.losses import MIMTarget
 from custom.networks import Visibility
 from custom.networks.packed.rows import Rows
+from custom.networks.packed.sites import Sites, Stencil
 
 # Comparison and contender of cases.yaml, and the batch and masked share that are profiled.
 PROFILED = {
@@ -50,8 +53,8 @@ WORDS = {
     "gathering": "copying neighbours side by side for these products, gradients back",
     "pooling": "largest value of each window",
     "normalisation": "normalisation, activations and the sums of residual blocks",
-    "tables": "finding each visible position's neighbours, once a mask",
-    "decoder": "all of it, its tables included",
+    "tables": "finding each position's neighbours, once a mask, for encoder and decoder",
+    "decoder": "all of it but its tables",
     "loss": "on hidden cells",
     "optimizer": "clipping of gradients, update of all parameters",
     "rest": "Python, and whatever lies between the operations",
@@ -94,36 +97,38 @@ def profile_steps(case: Case, steps: int, threads: int) -> dict[str, float]:
     totals: Counter[str] = Counter()
     for index in range(1, steps + 1):
         masks = random_masks(case, index)
-        used = used_tables(work, image, masks)
-        with profile(activities=[ProfilerActivity.CPU]) as profiler, record_function("step"):
-            step_in_parts(work, image, masks, used)
+        with named_tables(), profile(activities=[ProfilerActivity.CPU]) as profiler, record_function("step"):
+            step_in_parts(work, image, masks)
         totals.update(milliseconds(profiler.events()))
     return {kind: totals[kind] / steps for kind in WORDS}
 
 
-def used_tables(work: OurTrainingStep, image: Tensor, masks: Masks) -> dict[tuple[Any, ...], list[str]]:
-    """Which tables the encoder asks for in a step: key of a stencil -> names of what was made of it."""
-    visibility = Visibility(masks.host, work.encoder.spatial_dims)
-    sum(maps.values.sum() for maps in work.encoder.encode(image, visibility)).backward()
-    return {
-        key: [name for name in ("table", "pairs", "groups") if name in vars(stencil)]
-        for key, stencil in visibility._stencils.items()
-    }
+@contextmanager
+def named_tables() -> Iterator[None]:
+    """Give whatever makes a table a name in profiles, wherever in a step it happens (most are made when asked for)."""
+    kept = [(each, each.func) for owner in (Sites, Stencil) for each in vars(owner).values() if _is_cached(each)]
+    start = Sites.__init__
+    try:
+        for each, function in kept:
+            each.func = record_function("tables")(function)
+        Sites.__init__ = record_function("tables")(start)  # type: ignore[method-assign]
+        yield
+    finally:
+        for each, function in kept:
+            each.func = function
+        Sites.__init__ = start  # type: ignore[method-assign]
 
 
-def step_in_parts(
-    work: OurTrainingStep, image: Tensor, masks: Masks, used: Mapping[tuple[Any, ...], Iterable[str]]
-) -> None:
+def _is_cached(attribute: Any) -> bool:
+    return isinstance(attribute, cached_property)
+
+
+def step_in_parts(work: OurTrainingStep, image: Tensor, masks: Masks) -> None:
     """One training step, cut into named parts."""
     with record_function("optimizer"):
         work.optimizer.zero_grad(set_to_none=True)
-    with record_function("tables"):
-        visibility = Visibility(masks.host, work.encoder.spatial_dims)
-        for key, names in used.items():
-            stencil = visibility.stencil(*key)
-            for name in names:
-                getattr(stencil, name)
     with record_function("encoder"):
+        visibility = Visibility(masks.host, work.encoder.spatial_dims)
         maps = work.encoder.encode(image, visibility)
     handed_over = [Rows(each.values.detach().requires_grad_(), each.sites) for each in maps]
     with record_function("decoder"):
@@ -159,7 +164,7 @@ def ancestry(event: Any) -> Iterable[str]:
 
 def kind_of(names: list[str]) -> str:
     """The kind of work of an event, from its name and the names around it."""
-    part = next((name for name in names if name in PARTS), "rest")
+    part = next((name for name in names if name in PARTS), "rest")  # the innermost: tables lie in other parts
     if part != "encoder":
         return part
     operation = names[0].removeprefix("aten::")
@@ -207,7 +212,7 @@ def markdown(profiles: Mapping[str, Mapping[str, float]], loading: Mapping[str, 
         f"Made by `python -m benchmarks.speed.profile_step` on {processor()}, torch {torch.__version__}, threads: "
         f"{threads}. Packed execution, thin decoder, AdamW, 60 % of the cells hidden (2D: of 32 px, 3D: of 16 voxels), "
         "random images. Wall time of the main thread under torch's profiler, which slows a step down a little. "
-        "The first five rows are the encoder.",
+        "The first four rows are the encoder.",
         "",
         f"| {' | '.join(head)} |",
         "|" + " --- |" * (2 + 2 * len(profiles)),

@@ -27,12 +27,20 @@ class Spread(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A bar and what was measured; ``ratio`` is None where nothing was."""
+    """A bar and what was measured.
+
+    - ``setting``: values of ``SETTING``;
+    - ``wanted``: the number to reach;
+    - ``ratio``: None where nothing was measured;
+    - ``block``, ``submanifold``: physical limits of the multiply-adds, see :func:`limit`.
+    """
 
     bar: Bar
     setting: tuple[Any, ...]
-    limit: float
+    wanted: float
     ratio: Spread | None
+    block: float | None
+    submanifold: float | None
 
     @property
     def word(self) -> str:
@@ -94,8 +102,10 @@ def verdicts(comparisons: Iterable[Comparison], rows: Iterable[Row], threads: in
                 if wanted is not None:
                     size = "x".join(map(str, setting.image_size))
                     key = (comparison.name, "cpu", setting.threads, size, setting.batch, setting.masked)
-                    found = ratio(groups.get(key, []), bar.ours, bar.against, bar.figure)
-                    yield Verdict(bar, key, wanted, found)
+                    group = groups.get(key, [])
+                    found = ratio(group, bar.ours, bar.against, bar.figure)
+                    limits = (limit(group, bar.ours, bar.against, kind) for kind in ("block", "submanifold"))
+                    yield Verdict(bar, key, wanted, found, *limits)
 
 
 def _by_round(rows: Iterable[Row], contender: str, figure: str) -> dict[int, float]:

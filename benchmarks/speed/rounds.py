@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -91,11 +92,16 @@ def launch(case: Case) -> Row:
     environment = {**os.environ, "OMP_NUM_THREADS": str(case.threads), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return {"problem": f"failed: {last[:200]}"}
+        return {"problem": f"failed: {_reason(done)}"}
     report: Row = json.loads(done.stdout)
     gpu = report.pop("gpu")
     return {**report, "gpu": gpu or ""}
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"killed by {signal.Signals(-done.returncode).name}"  # SIGKILL: most likely out of memory
+    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200]
 
 
 def processor() -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
@@ -82,10 +83,11 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _bar_table(found: Sequence[Verdict]) -> Iterator[str]:
-    met = sum(verdict.word == "met" for verdict in found)
-    yield f"{met} of {len(found)} met."
+    words = Counter(verdict.word for verdict in found)
+    yield ", ".join(f"{words[word]} {word}" for word in ("met", "not met", "not measured")) + "."
     yield ""
-    head = ["comparison", "threads", "batch", "hidden", "ours / against", "of", "ratio", "bar", ""]
+    head = ["comparison", "threads", "batch", "hidden", "ours / against", "of", "ratio", "bar", "", "needed, block",
+            "needed, submanifold"]  # fmt: skip
     yield from _table(head, map(_bar_cells, found))
 
 
@@ -94,7 +96,8 @@ def _bar_cells(verdict: Verdict) -> list[str]:
     sign = "<" if bar.below is not None else "≤"
     return [
         name, str(threads), str(batch), f"{masked:.0%}", f"{bar.ours} / {bar.against}", FIGURES[bar.figure],
-        _spread(verdict.ratio), f"{sign} {verdict.limit:g}", f"**{verdict.word}**",
+        _spread(verdict.ratio), f"{sign} {verdict.wanted:g}", f"**{verdict.word}**",
+        *(("–", "–") if bar.figure == "peak_mb" else map(_number, (verdict.block, verdict.submanifold))),
     ]  # fmt: skip
 
 
@@ -165,7 +168,7 @@ def _encoder_table(rows: Sequence[Row]) -> Iterator[str]:
         if row.get("dense_forward"):
             cost = f"{row['dense_forward'] / row['batch'] / 1e9:.2f}"
             found.setdefault((row["image_size"], row["contender"]), (cost, f"{row['parameters'] / 1e6:.1f}"))
-    head = ["size", "model", "G multiply-adds of its encoder, one image, forward", "M parameters that learn, decoder included"]
+    head = ["size", "model", "G multiply-adds of the encoder, one image, forward", "M parameters that learn, in all"]
     yield from _table(head, ([*key, *cells] for key, cells in found.items()))
 
 

@@ -92,7 +92,9 @@ def test_the_page_says_who_met_what_and_on_what():
     bar = Bar(OURS, PEER, "cpu_s", at_most={0.6: 0.3})
     page = markdown([comparison(bar)], rows, threads=2)
     assert "- a processor, torch 2.0" in page
-    assert "1 of 1 met." in page
-    assert "| 2D | 2 | 8 | 60% | ours / a peer | CPU time | 0.25 [0.25, 0.25] | ≤ 0.3 | **met** |" in page
+    assert "1 met, 0 not met, 0 not measured." in page
+    assert (
+        "| 2D | 2 | 8 | 60% | ours / a peer | CPU time | 0.25 [0.25, 0.25] | ≤ 0.3 | **met** | 0.250 | 0.188 |" in page
+    )
     assert "| 0.250 | 0.250 | 0.188 |" in page
     assert "| 2 | 64x64 | 8 | 60% | ours | 1 [1, 1] | 0.5 [0.5, 0.5] | 16 images | 100 |" in page

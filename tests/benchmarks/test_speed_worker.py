@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks.speed import meter
+from benchmarks.speed import meter, rounds
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.cases import Case, Comparison, Plan, Setting
 from benchmarks.speed.rounds import Launcher, measure_comparison
@@ -37,9 +38,9 @@ def comparison(**changes) -> Comparison:
     return Comparison(**{**values, **changes})
 
 
-def plan(rounds: int = 1) -> Plan:
+def plan(turns: int = 1) -> Plan:
     contenders = {"ours": {"module": "ours", **ENCODER.options}, "peer": {"module": "spark"}}
-    return Plan(contenders, [comparison()], rounds, warmup=0, steps=1, seed=0)
+    return Plan(contenders, [comparison()], turns, warmup=0, steps=1, seed=0)
 
 
 def test_an_encoder_is_timed_and_counted():
@@ -115,7 +116,7 @@ def test_contenders_take_turns_and_are_counted_once():
         calls.append((case.contender, case.counted))
         return {"cpu_s": 1.0}
 
-    rows = list(measure_comparison(plan(rounds=2), comparison(), SETTING, "cpu", run))
+    rows = list(measure_comparison(plan(turns=2), comparison(), SETTING, "cpu", run))
     assert calls == [("ours", True), ("peer", True), ("ours", False), ("peer", False)]
     assert [row["round"] for row in rows] == [0, 0, 1, 1]
     assert rows[0]["image_size"] == "64x64"
@@ -125,7 +126,7 @@ def test_what_cannot_be_measured_is_not_tried_again():
     def run(case: Case):
         return {"problem": "skipped: no"} if case.contender == "peer" else {"cpu_s": 1.0}
 
-    rows = list(measure_comparison(plan(rounds=3), comparison(), SETTING, "cpu", run))
+    rows = list(measure_comparison(plan(turns=3), comparison(), SETTING, "cpu", run))
     assert [row["contender"] for row in rows] == ["ours", "peer", "ours", "ours"]
 
 
@@ -176,3 +177,9 @@ def test_on_a_gpu_events_time_the_work(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     calls = [lambda seconds=seconds: now.__setitem__(0, now[0] + 1000 * seconds) for seconds in (1, 4, 2)]
     assert meter.time_on_cuda(calls)["wall_s"] == 2.0
+
+
+def test_a_process_that_is_killed_is_reported(monkeypatch):
+    killed = subprocess.CompletedProcess([], -9, "", "what it said last")
+    monkeypatch.setattr(rounds.subprocess, "run", lambda *_, **__: killed)
+    assert rounds.launch(ENCODER) == {"problem": "failed: killed by SIGKILL"}
