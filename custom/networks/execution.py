@@ -45,8 +45,16 @@ def run_packed(graph: fx.Graph, network: nn.Module, image: Tensor, visibility: V
             return first_layer(layer, value, visibility)
         return packed_layer(layer, value, visibility) if isinstance(value, Rows) else layer(value)
 
+    def function_rule(name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return packed_function(name, call, fx.node.map_aggregate(args, _as_rows), kwargs)
+
     start = MaskedImage(visibility.hide(image), visibility.sites(image.shape[2:]))
-    return _run(graph, network, start, layer_rule, packed_function)
+    return _run(graph, network, start, layer_rule, function_rule)
+
+
+def _as_rows(value: Any) -> Any:
+    """Functions, other than layers, know packed maps only."""
+    return value.rows if isinstance(value, MaskedImage) else value
 
 
 def _call(_: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

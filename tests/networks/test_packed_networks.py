@@ -122,6 +122,28 @@ def test_layers_of_networks_that_think_channels_last(generator):
     compare(packed, reference, image, masks("random", 2, 8, generator), 1e-11)
 
 
+def test_networks_may_use_the_image_itself(generator):
+    """Added to a layer's output, concatenated, asked for its size, and pooled before any convolution."""
+
+    class Direct(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.same, self.end = torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.Conv2d(2, 3, 2, stride=2)
+            self.pool = torch.nn.AvgPool2d(2)
+
+        def forward(self, image):
+            scaled = image * (1 / image.shape[1])
+            both = torch.cat([scaled + self.same(image), image], dim=1)
+            return self.end(self.pool(both)) + self.pool(self.pool(image))
+
+    torch.manual_seed(0)
+    plain = Direct().double()
+    packed = Encoder(copy.deepcopy(plain), ["end"], 2, execution="packed")
+    reference = Encoder(copy.deepcopy(plain), ["end"], 2, execution="masked_dense")
+    image = torch.randn(2, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
+    compare(packed, reference, image, masks("random", 2, 8, generator), 1e-11)
+
+
 def test_the_image_gets_a_gradient_if_it_asks_for_one(generator):
     packed, reference = twins(SMALL["resnet"], 2)
     visible, gradients = masks("random", 2, 8, generator), []

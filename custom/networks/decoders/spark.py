@@ -47,7 +47,7 @@ class SparKDecoder(nn.Module):
         if width % 2**steps:
             raise ValueError(f"width is halved {steps} times, so {2**steps} must divide it; got {width}.")
         widths = [width // 2**step for step in range(steps + 1)]
-        coarse_first = list(reversed(channels))
+        coarse_first = list(reversed(channels))[:steps]  # a map of full resolution would enter after the last block
         self.densify = nn.ModuleList(
             Densify(spatial_dims, source, target, kernel_size=1 if level == 0 else 3)
             for level, (source, target) in enumerate(zip(coarse_first, widths, strict=False))
@@ -62,7 +62,7 @@ class SparKDecoder(nn.Module):
 
         All of it is computed, whatever is wanted, as in SparK.
         """
-        dense = [densify(values, visibility) for densify, values in zip(self.densify, reversed(features), strict=True)]
+        dense = [densify(values, visibility) for densify, values in zip(self.densify, reversed(features), strict=False)]
         values = dense[0]
         for level, block in enumerate(self.blocks):
             if 0 < level < len(dense):

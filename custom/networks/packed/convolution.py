@@ -50,8 +50,7 @@ def convolve(values: Tensor, weight: Tensor, bias: Tensor | None, groups: int, s
     elif groups == values.shape[1] == weight.shape[0]:
         result = _DepthwiseConvolution.apply(values, weight, stencil)
     else:
-        parts = zip(values.chunk(groups, dim=1), weight.chunk(groups), strict=True)
-        result = torch.cat([_Convolution.apply(part, own, stencil) for part, own in parts], dim=1)
+        result = _GroupedConvolution.apply(values, weight, groups, stencil)
     return result if bias is None else result.add_(bias.to(result.dtype))
 
 
@@ -194,6 +193,48 @@ def _first_taps(size: Sequence[int], target: Sites, window: Window) -> Tensor:
         flat = flat * side + axis * jump
         steps = (steps[:, None] * side + torch.arange(edge) * step).flatten()
     return flat[:, None] + to_device(steps, target.device)
+
+
+class _GroupedConvolution(torch.autograd.Function):
+    """As :class:`_Convolution`, with one matrix product for each group of channels, all in one call."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, groups: int, stencil: Stencil) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        ctx.groups, ctx.stencil = groups, stencil
+        matrices = _by_group(weight, groups).permute(0, 3, 2, 1).flatten(1, 2)  # [groups, taps * C_in, C_out]
+        result = values.new_empty(len(stencil.target), len(weight))
+        for rows, gathered in gather_chunks(with_absent(values), stencil.table):
+            parts = _split(gathered, stencil.window.taps, groups)
+            result[rows] = torch.bmm(parts, matrices).transpose(0, 1).flatten(1)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        values, weight = ctx.saved_tensors
+        groups, stencil = ctx.groups, ctx.stencil
+        by_tap = _by_group(weight, groups).movedim(3, 1)  # [groups, taps, C_out, C_in]
+        by_values, by_weight = stencil.empty_gradient(values), torch.zeros_like(by_tap)
+        padded = with_absent(gradient)
+        for group in stencil.groups:
+            matrices = by_tap[:, group.taps]
+            for rows, gathered in gather_chunks(padded, group.table):
+                parts = _split(gathered, matrices.shape[1], groups)
+                own = group.take(values, rows).unflatten(1, (groups, -1)).transpose(0, 1)
+                group.put(by_values, torch.bmm(parts, matrices.flatten(1, 2)).transpose(0, 1).flatten(1), rows)
+                by_weight[:, group.taps] += torch.bmm(parts.transpose(1, 2), own).reshape(matrices.shape)
+        return by_values, by_weight.movedim(1, 3).reshape(weight.shape), None, None
+
+
+def _by_group(weight: Tensor, groups: int) -> Tensor:
+    """Weights as ``[groups, C_out / groups, C_in / groups, taps]``."""
+    return weight.flatten(2).unflatten(0, (groups, -1))
+
+
+def _split(gathered: Tensor, taps: int, groups: int) -> Tensor:
+    """Divide the channels of ``[n, taps * C]``: ``[groups, n, taps * C / groups]``."""
+    return gathered.reshape(len(gathered), taps, groups, -1).permute(2, 0, 1, 3).flatten(2)
 
 
 class _DepthwiseConvolution(torch.autograd.Function):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from custom.networks.masked_layers import at_least_float32
 from custom.networks.packed.gather import gather_chunks, with_absent
 from custom.networks.packed.sites import Sites, Stencil
 
@@ -27,7 +28,8 @@ def sum_pool(values: Tensor, stencil: Stencil) -> Tensor:
 
 def sample_mean(values: Tensor, sites: Sites) -> Tensor:
     """Mean over the visible positions of each sample, ``[B, C]`` from ``[N, C]``; zero for a sample without any."""
-    return sample_sum(values, sites) / sites.counts.clamp(min=1)[:, None]
+    means = sample_sum(at_least_float32(values), sites) / sites.counts.clamp(min=1)[:, None]
+    return means.to(values.dtype)
 
 
 def sample_sum(values: Tensor, sites: Sites) -> Tensor:

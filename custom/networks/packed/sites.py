@@ -20,7 +20,7 @@ EVERYTHING = slice(None)
 # Share of a window that must be visible for gathering whole windows to be cheaper than single pairs (measured at 128 to
 # 512 channels), and the size of a table up to which products for single pairs are small enough to be kept.
 PAIRED_BELOW = 0.85
-MOST_PAIRS = 20_000
+MOST_PAIRS = 50_000
 
 
 class Window(NamedTuple):
@@ -289,26 +289,23 @@ class Stencil:
         if self.source is self.target and self.window.keeps_size:
             # What sees an input through one tap is what the input sees through the opposite tap.
             return [TapGroup(None, EVERYTHING, self.table.flip(1))]
-        groups = [self._group(phase) for phase in product(*(range(jump) for jump in self.window.stride))]
+        phases = product(*(range(jump) for jump in self.window.stride))
+        groups = [self._group(phase, rows) for phase, rows in zip(phases, self._rows_by_phase(), strict=True)]
         return [group for group in groups if group is not None]
 
     def empty_gradient(self, values: Tensor) -> Tensor:
         """Memory for the gradient of the inputs, ``[inputs, C]`` like ``values``; zero where no group writes."""
         reached = sum(len(group.table) for group in self.groups) == len(self.source)
-        return (
-            values.new_empty(len(self.source), values.shape[1])
-            if reached
-            else values.new_zeros(len(self.source), values.shape[1])
-        )
+        make = values.new_empty if reached else values.new_zeros
+        return make(len(self.source), values.shape[1])
 
-    def _group(self, phase: tuple[int, ...]) -> TapGroup | None:
-        """Inputs at positions that are ``phase`` modulo the stride, counted from the start of the padding."""
+    def _group(self, phase: tuple[int, ...], rows: Tensor) -> TapGroup | None:
+        """The inputs ``rows``, whose positions are ``phase`` modulo the stride, counted from the padding's start."""
         window = self.window
         taps = [
             [tap for tap in range(edge) if tap * step % jump == part]
             for part, edge, jump, step in zip(phase, window.kernel, window.stride, window.dilation, strict=True)
         ]
-        rows = self._rows_in(phase)
         if not all(taps) or not len(rows):
             return None
         sample, *axes = self.source.coordinates(rows)
@@ -327,15 +324,14 @@ class Stencil:
         whole = len(rows) == len(self.source)
         return TapGroup(None if whole else rows, numbers.flatten().tolist(), self.target.rows_at(places, sample))
 
-    def _rows_in(self, phase: tuple[int, ...]) -> Tensor:
-        """Rows of the input at one phase, found on the host, where their number is needed."""
-        chosen = torch.zeros_like(self.source.mask)
-        slices = tuple(
-            slice((part - pad) % jump, None, jump)
-            for part, jump, pad in zip(phase, self.window.stride, self.window.padding, strict=True)
-        )
-        chosen[(slice(None), *slices)] = True
-        return to_device(chosen[self.source.mask].nonzero()[:, 0], self.source.device)
+    def _rows_by_phase(self) -> list[Tensor]:
+        """Rows of the input at each phase, in row-major order; found on the host, where their numbers are needed."""
+        axes = self.source.mask.nonzero().unbind(dim=1)[1:]
+        phase = torch.zeros_like(axes[0])
+        for axis, jump, pad in zip(axes, self.window.stride, self.window.padding, strict=True):
+            phase = phase * jump + (axis + pad) % jump
+        counts = torch.bincount(phase, minlength=prod(self.window.stride)).tolist()
+        return [to_device(rows, self.source.device) for rows in phase.argsort(stable=True).split(counts)]
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
