@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from custom.networks.execution import run_dense, run_masked_dense, run_packed
 from custom.networks.packed.rows import Rows
@@ -75,8 +76,9 @@ class Encoder(nn.Module):
         features: submodules whose outputs are returned, from fine to coarse.
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        execution: ``packed``, ``masked_dense``, or ``auto``: whichever was measured to be faster on the device at hand,
-            packed on a CPU and masked dense elsewhere (``benchmarks/results/speed.md``).
+        execution: ``packed``, ``masked_dense``, or ``auto``: whichever was measured to be faster. That is packed on a
+            CPU (``benchmarks/results/speed.md``), but masked dense for networks of depthwise convolutions, which have
+            nothing to multiply at once; and masked dense on other devices, where nothing was measured yet.
 
     Attributes:
         channels: channels of each feature map.
@@ -103,6 +105,7 @@ class Encoder(nn.Module):
         self.in_channels = in_channels
         self._graph = trace_features(network, features)
         self._used = used_modules(self._graph)
+        self._has_depthwise = any(_is_depthwise(network.get_submodule(name)) for name in self._used)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(self._is_used(name))
         self.channels, self.strides = self._probe(features)
@@ -135,7 +138,8 @@ class Encoder(nn.Module):
         return list(run(self._graph, self.network, image, visibility))
 
     def _is_packed(self, device: torch.device) -> bool:
-        return self.execution == "packed" or (self.execution == "auto" and device.type == "cpu")
+        is_faster = device.type == "cpu" and not self._has_depthwise
+        return self.execution == "packed" or (self.execution == "auto" and is_faster)
 
     def plain_state_dict(self) -> dict[str, Tensor]:
         """Weights under the network's own names, without those that no feature map depends on."""
@@ -165,6 +169,10 @@ class Encoder(nn.Module):
                 f"Features must go from fine to coarse, each coarser than the last; got strides {strides}."
             )
         return [value.shape[1] for value in maps], strides
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, _ConvNd) and layer.groups == layer.in_channels > 1
 
 
 def _stride(name: str, value: Tensor) -> int:

@@ -13,6 +13,7 @@ from custom.components import component_names, load_component
 from custom.losses import HiddenCellLoss, MIMTarget
 from custom.masking import RandomMasking, RegionMasking
 from custom.networks import Encoder, EncoderSpec, MaskedImageModel, SparKDecoder, ThinDecoder, Visibility
+from custom.networks.packed.rows import Rows
 from custom.networks.packed.sites import Stencil
 from tests.networks.test_encoder import SMALL
 
@@ -192,8 +193,14 @@ def test_twenty_steps_follow_the_same_loss_curve(decoder, dtype, tolerance):
     assert curves[0] == pytest.approx(curves[1], rel=tolerance)
 
 
-def test_auto_packs_on_a_cpu():
-    assert model("auto").encoder.encode(torch.zeros(1, 1, 64, 64), Visibility(torch.ones(1, 8, 8, dtype=torch.bool), 2))
+@pytest.mark.parametrize(("name", "kind"), [("resnet", Rows), ("mednext", torch.Tensor)])
+def test_auto_packs_on_a_cpu_but_for_depthwise_convolutions(name, kind):
+    encoder = EncoderSpec(**SMALL[name].as_dict()).build("auto").eval()
+    visibility = Visibility(torch.ones(1, 4, 4, dtype=torch.bool), 2)
+    assert all(isinstance(value, kind) for value in encoder.encode(torch.zeros(1, 1, SIDE, SIDE), visibility))
+
+
+def test_an_unknown_execution_is_refused():
     with pytest.raises(ValueError, match="execution must be one of"):
         model("sparse")
 
