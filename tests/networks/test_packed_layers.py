@@ -129,6 +129,27 @@ def test_convolutions(spatial_dims, name, generator):
         compare(convolutions(spatial_dims)[name].double(), *batch(spatial_dims, grid, generator), 1e-11)
 
 
+@pytest.fixture
+def poisoned_memory():
+    """Memory that nobody has written to reads as NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("visible", ["odd", "none"])
+@pytest.mark.parametrize("name", ["stride 2", "stride 2, even", "3 wide", "grouped", "depthwise, stride 2"])
+def test_taps_that_reach_nothing_get_no_gradient(name, visible, poisoned_memory):
+    """Positions of one parity alone, and no visible position at all."""
+    torch.manual_seed(0)
+    cells = torch.zeros(2, *SIZES[2], dtype=torch.bool)
+    if visible == "odd":
+        cells[:, 1::2, 1::2] = True
+    visibility = Visibility(cells, 2)
+    values = visibility.hide(torch.randn(2, CHANNELS, *SIZES[2], dtype=torch.float64))
+    compare(convolutions(2)[name].double(), values, visibility, 1e-11)
+
+
 @pytest.mark.parametrize(("spatial_dims", "name"), names(others))
 def test_normalisation_pooling_and_what_works_by_position(spatial_dims, name, generator):
     torch.manual_seed(0)

@@ -74,7 +74,8 @@ class _Convolution(torch.autograd.Function):
         if not need_values:
             return None, _weight_gradient(values, weight, gradient, ctx.stencil) if need_weight else None, None
         by_values = ctx.stencil.empty_gradient(values)
-        by_weight = values.new_empty(weight[0, 0].numel(), *weight.shape[:2])
+        make = values.new_empty if ctx.stencil.reaches_all_taps else values.new_zeros
+        by_weight = make(weight[0, 0].numel(), *weight.shape[:2])
         matrices = weight.flatten(2).movedim(-1, 0).contiguous()
         padded = with_absent(gradient)
         for group in ctx.stencil.groups:

@@ -285,13 +285,23 @@ class Stencil:
 
     @cached_property
     def groups(self) -> list[TapGroup]:
-        """The way back: inputs grouped by the taps that reach them (one group unless there is a stride)."""
+        """The way back: inputs grouped by the taps that reach them (one group unless there is a stride).
+
+        Taps that reach no input are in no group.
+        """
+        if not len(self.source):
+            return []
         if self.source is self.target and self.window.keeps_size:
             # What sees an input through one tap is what the input sees through the opposite tap.
             return [TapGroup(None, EVERYTHING, self.table.flip(1))]
         phases = product(*(range(jump) for jump in self.window.stride))
         groups = [self._group(phase, rows) for phase, rows in zip(phases, self._rows_by_phase(), strict=True)]
         return [group for group in groups if group is not None]
+
+    @property
+    def reaches_all_taps(self) -> bool:
+        """Whether each tap is in a group."""
+        return sum(group.table.shape[1] for group in self.groups) == self.window.taps
 
     def empty_gradient(self, values: Tensor) -> Tensor:
         """Memory for the gradient of the inputs, ``[inputs, C]`` like ``values``; zero where no group writes."""
