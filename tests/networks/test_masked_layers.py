@@ -104,24 +104,6 @@ def test_activation_that_moves_zero_stays_hidden(generator):
     assert (result.masked_select(visible) > 0).all()
 
 
-@pytest.mark.parametrize(
-    ("layer", "named"),
-    [
-        (nn.ConvTranspose2d(4, 4, 2), "ConvTranspose2d"),
-        (nn.LocalResponseNorm(2), "LocalResponseNorm"),
-        (nn.AdaptiveAvgPool2d(2), "AdaptiveAvgPool2d to size"),
-        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "reflect"),
-        (nn.InstanceNorm2d(4, track_running_stats=True), "InstanceNorm2d with running"),
-        (nn.MaxPool2d(2, return_indices=True), "MaxPool2d with return_indices"),
-        (nn.Linear(8, 8), "Linear from 8 values on a feature map of 4"),
-    ],
-)
-def test_a_layer_without_a_rule_is_named(layer, named, generator):
-    values, visibility, _ = batch(2, generator)
-    with pytest.raises(UnsupportedLayerError, match=named):
-        masked_layer(layer, values, visibility)
-
-
 def test_a_function_without_a_rule_is_named():
     with pytest.raises(UnsupportedLayerError, match="function pad"):
         check_function("pad", torch.ones(1, 1, 4, 4), (), {})
