@@ -24,6 +24,7 @@ import gc
 import json
 import logging
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -167,6 +168,7 @@ class Study:
             found = self._workflow("pretrain", {**options, **made}, folder)
             found = {**found, "history": read_history(folder / "history.csv")}
             write_atomically(facts, lambda target: target.write_text(json.dumps(found)))
+            shutil.rmtree(folder / "checkpoints")  # half a gigabyte each
         return json.loads(facts.read_text())
 
     def _workflow(self, config: str, options: Mapping[str, Any], timed: Path | None) -> dict[str, Any] | None:

@@ -167,6 +167,7 @@ class TestStudy:
         assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == len(results) == 4
         assert len(list((tmp_path / "work" / "results").glob("*.json"))) == 4
         assert before.items() < results.items()
+        assert not list((tmp_path / "work").rglob("checkpoint_epoch=*"))
         check_results(results)
         assert merge.main([str(tmp_path / "out"), *options[-2:], "--output", str(tmp_path / "tables")]) == 0
         assert "4 of 4 planned runs; still missing: none" in (tmp_path / "tables" / "gpu_study.md").read_text()
