@@ -51,11 +51,6 @@ class Visibility:
         """The visible cells, boolean ``[B, 1, *grid]``, on the host."""
         return self._host
 
-    @property
-    def share(self) -> float:
-        """Share of cells that are visible."""
-        return float(self._host.float().mean())
-
     def mask(self, spatial: torch.Size | tuple[int, ...]) -> Tensor:
         """Return the visible positions of a map of the given spatial size, boolean ``[B, *spatial]`` on the host."""
         return self._resample(tuple(spatial))[:, 0]

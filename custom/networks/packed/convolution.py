@@ -59,12 +59,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, weight: Tensor, stencil: Stencil) -> Tensor:
         ctx.save_for_backward(values, weight)
         ctx.stencil = stencil
-        # Weights in channels-last memory format have this order already; others are copied.
-        taps_last = weight.movedim(1, -1).flatten(1)
-        result = values.new_empty(len(stencil.target), len(weight))
-        for rows, gathered in gather_chunks(with_absent(values), stencil.table):
-            torch.mm(gathered, taps_last.T, out=result[rows])
-        return result
+        return _multiply(with_absent(values), stencil.table, weight)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -72,7 +67,9 @@ class _Convolution(torch.autograd.Function):
         values, weight = ctx.saved_tensors
         need_values, need_weight, _ = ctx.needs_input_grad
         if not need_values:
-            return None, _weight_gradient(values, weight, gradient, ctx.stencil) if need_weight else None, None
+            if not need_weight:
+                return None, None, None
+            return None, _weight_gradient(with_absent(values), ctx.stencil.table, gradient, weight.shape), None
         by_values = ctx.stencil.empty_gradient(values)
         make = values.new_empty if ctx.stencil.reaches_all_taps else values.new_zeros
         by_weight = make(weight[0, 0].numel(), *weight.shape[:2])
@@ -93,12 +90,23 @@ def _group_gradients(group: TapGroup, values: Tensor, padded: Tensor, matrices: 
     return by_taps.reshape(matrices.shape)
 
 
-def _weight_gradient(values: Tensor, weight: Tensor, gradient: Tensor, stencil: Stencil) -> Tensor:
-    """The weight's gradient alone, where nothing before the layer learns (the image's few channels are gathered)."""
-    total = values.new_zeros(len(weight), weight[0].numel())
-    for rows, gathered in gather_chunks(with_absent(values), stencil.table):
+def _multiply(padded: Tensor, table: Tensor, weight: Tensor) -> Tensor:
+    """Products ``[n, C_out]`` of a weight with what the lines of a table name."""
+    # Weights in channels-last memory format have this order already; others are copied.
+    taps_last = weight.movedim(1, -1).flatten(1)
+    result = padded.new_empty(len(table), len(weight))
+    for rows, gathered in gather_chunks(padded, table):
+        torch.mm(gathered, taps_last.T, out=result[rows])
+    return result
+
+
+def _weight_gradient(padded: Tensor, table: Tensor, gradient: Tensor, shape: torch.Size) -> Tensor:
+    """The gradient of the weight in :func:`_multiply` alone, where nothing before the layer learns."""
+    channels_out, channels, *kernel = shape
+    total = gradient.new_zeros(channels_out, channels * prod(kernel))
+    for rows, gathered in gather_chunks(padded, table):
         total.addmm_(gradient[rows].T, gathered)
-    return total.reshape(len(weight), *weight.shape[2:], weight.shape[1]).movedim(-1, 1)
+    return total.reshape(channels_out, *kernel, channels).movedim(-1, 1)
 
 
 def _as_weight(by_tap: Tensor, weight: Tensor) -> Tensor:
@@ -141,21 +149,13 @@ class _ImageConvolution(torch.autograd.Function):
     def forward(ctx: Any, runs: Tensor, weight: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(runs, table)
         ctx.shape = weight.shape
-        taps_last = weight.movedim(1, -1).flatten(1)
-        result = runs.new_empty(len(table), len(weight))
-        for rows, gathered in gather_chunks(runs, table):
-            torch.mm(gathered, taps_last.T, out=result[rows])
-        return result
+        return _multiply(runs, table, weight)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
         runs, table = ctx.saved_tensors
-        channels_out, channels, *kernel = ctx.shape
-        total = gradient.new_zeros(channels_out, channels * prod(kernel))
-        for rows, gathered in gather_chunks(runs, table):
-            total.addmm_(gradient[rows].T, gathered)
-        return None, total.reshape(channels_out, *kernel, channels).movedim(-1, 1), None
+        return None, _weight_gradient(runs, table, gradient, ctx.shape), None
 
 
 def convolve_image(image: Tensor, weight: Tensor, bias: Tensor | None, target: Sites, window: Window) -> Tensor:
