@@ -10,7 +10,6 @@ the training scans of each set. Writes ``benchmarks/results/empty_space.csv`` an
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import CropForegroundd
 
 from benchmarks.bundle import CONFIGS
+from benchmarks.tables import write_table
 from custom.masking import content_cells
 from datasets import LoadScand, load_datalist
 
@@ -133,16 +133,7 @@ def summary(values: Sequence[Mapping[str, float]]) -> dict[str, str]:
 
 def write(rows: Sequence[Mapping[str, str]], stem: Path, limit: int) -> None:
     """Write the rows as CSV and Markdown."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
-    head = f"# Empty space: training scans, at most {limit} a set\n\n{EXPLANATION}\n"
-    stem.with_suffix(".md").write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    write_table(rows, stem, f"# Empty space: training scans, at most {limit} a set\n\n{EXPLANATION}\n")
 
 
 EXPLANATION = """\

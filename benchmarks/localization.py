@@ -11,7 +11,6 @@ the disc as large as the concept map at 0.5 on the same scan, the body cut down 
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.tables import write_table
 from custom.components import load_component
 from custom.localizers import BodyOnly, CentredDisc, Localizer
 from datasets.datalist import load_datalist
@@ -168,17 +168,9 @@ def summary(task: Task, name: str, values: list[dict[str, float]]) -> dict[str, 
 
 def write(rows: list[dict[str, str]], stem: Path, arguments: argparse.Namespace) -> None:
     """Write the rows as CSV and Markdown."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
     limited = f", at most {arguments.limit} scans a set" if arguments.limit else ""
     head = f"# Localization: `{arguments.localizer}`, split {arguments.split}{limited}\n\n{EXPLANATION}\n"
-    stem.with_suffix(".md").write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    write_table(rows, stem, head)
 
 
 EXPLANATION = """\
