@@ -40,6 +40,34 @@ class Localizer(Protocol):
         ...
 
 
+@runtime_checkable
+class Refiner(Protocol):
+    """From a scan and coarse maps to better ones; composes with any localizer.
+
+    Frozen and deterministic, like a :class:`Localizer`. A map of zeros stays a map of zeros.
+
+    - ``native_dims``: numbers of spatial dimensions that :meth:`refine` takes.
+    """
+
+    native_dims: tuple[int, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Return, ready for JSON, everything that determines a refined map besides scan and coarse map."""
+        ...
+
+    def refine(self, image: Tensor, probabilities: Tensor) -> Tensor:
+        """Refine maps.
+
+        Args:
+            image: scan ``[C, *spatial]``.
+            probabilities: coarse maps ``[P, *spatial]`` in [0, 1].
+
+        Returns:
+            Maps ``[P, *spatial]``, float32 in [0, 1].
+        """
+        ...
+
+
 class UnknownPromptError(ValueError):
     """A prompt names nothing that the localizer knows.
 

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of published models: a local folder or a hub id, offline unless the user asks for a download."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """What must be known to fetch a published model.
+
+    Args:
+        repo_id: on the Hugging Face hub, ``owner/name``.
+        revision: commit, tag or branch of the repository.
+        licence: of the weights.
+        megabytes: size of what is downloaded.
+        files: patterns of the files that are needed; one of them must hold the weights.
+        gated: whether the owner must grant access first.
+    """
+
+    repo_id: str
+    revision: str
+    licence: str
+    megabytes: int
+    files: Sequence[str] = ("*.json", "*.txt", "*.safetensors")
+    gated: bool = False
+
+
+class MissingWeightsError(ValueError):
+    """Weights are neither in the folder that was named nor in the hub's local cache; the message says what to run."""
+
+
+def find_weights(model: PretrainedModel, source: str | Path | None = None, download: bool = False) -> Path:
+    """Return the local folder that holds a model.
+
+    Args:
+        model: the published model.
+        source: a local folder; or a hub id ``owner/name`` or ``owner/name@revision`` of weights of the same class;
+            None: ``model`` itself.
+        download: fetch what is missing from the hub; False: no network access.
+
+    Raises:
+        MissingWeightsError: if the folder holds no weights, or they are not in the local cache and may not (or
+            cannot) be downloaded.
+    """
+    folder = Path(source).expanduser() if source is not None else None
+    if folder is not None and folder.is_dir():
+        if not weight_files(folder):
+            raise MissingWeightsError(
+                f"{folder} holds no weights ({', '.join('*' + suffix for suffix in WEIGHT_SUFFIXES)}). "
+                f"{_how_to_get(model, str(folder))}"
+            )
+        return folder
+    repo_id, revision = _hub_id(model, source)
+    return _from_hub(model, repo_id, revision, download)
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """Files of a folder that hold weights, sorted."""
+    return sorted(file for file in Path(folder).iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file())
+
+
+def weights_digest(folder: str | Path) -> str:
+    """Short hash of the weights in a folder: the same for the same content, wherever it lies."""
+    stamps = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in weight_files(folder))
+    return _digest(stamps)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
+    state = hashlib.blake2b(digest_size=8)
+    for name, _, _ in files:
+        with open(name, "rb") as stream:
+            state.update(hashlib.file_digest(stream, "blake2b").digest())
+    return state.hexdigest()
+
+
+def _hub_id(model: PretrainedModel, source: str | Path | None) -> tuple[str, str]:
+    if source is None:
+        return model.repo_id, model.revision
+    repo_id, _, revision = str(source).partition("@")
+    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
+        raise MissingWeightsError(
+            f"{source!r} is neither a folder that exists nor a hub id (owner/name). {_how_to_get(model, 'FOLDER')}"
+        )
+    return repo_id, revision or (model.revision if repo_id == model.repo_id else "main")
+
+
+def _from_hub(model: PretrainedModel, repo_id: str, revision: str, download: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            repo_id, revision=revision, allow_patterns=list(model.files), local_files_only=not download
+        )
+    except Exception as error:
+        # The hub's client raises a dozen types for "not cached", "no network", "no access"; all end in one advice.
+        raise MissingWeightsError(
+            f"The weights {repo_id}@{revision} {'could not be downloaded' if download else 'are not on this machine'} "
+            f"({type(error).__name__}). {_how_to_get(model, 'FOLDER', repo_id, revision)}"
+        ) from error
+    if not weight_files(found):
+        raise MissingWeightsError(f"{found} holds no weights. {_how_to_get(model, 'FOLDER', repo_id, revision)}")
+    return Path(found)
+
+
+def _how_to_get(model: PretrainedModel, folder: str, repo_id: str = "", revision: str = "") -> str:
+    repo_id, revision = repo_id or model.repo_id, revision or model.revision
+    access = f" Ask for access at https://huggingface.co/{repo_id} first (gated)." if model.gated else ""
+    return (
+        f"They take {model.megabytes} MB (licence: {model.licence}). Either allow the download into the hub's cache "
+        "(~/.cache/huggingface, or HF_HOME) with the option {download: true}, or run `hf download "
+        f"{repo_id} --revision {revision} --local-dir {folder}` on a machine with network access, copy the folder, and "
+        f"give it with the option {{source: {folder}}}.{access}"
+    )
