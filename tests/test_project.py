@@ -16,6 +16,7 @@ ROOM_MAY_USE = {
     "regions": {"keys", "files", "localizers"},
     "masking": {"keys", "files", "regions"},
     "networks": {"keys", "files"},
+    "prompts": {"keys", "files"},
     "losses": {"keys", "files"},
     "metrics": {"keys", "files"},
     "visual": {"keys", "files", "losses"},
