@@ -90,16 +90,14 @@ def scaled(image: Tensor, native_dims: Sequence[int]) -> Tensor:
         ValueError: if it has another number of dimensions, no voxel, or values that are not finite.
     """
     grey = spatial_values(image, native_dims)
-    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-    colour = plain.detach().float() if plain.shape[0] == 3 else grey[None].expand(3, *grey.shape)
-    values = colour.as_tensor() if isinstance(colour, MetaTensor) else colour
+    values = image.detach().float() if image.shape[0] == 3 else grey[None]
+    values = values.as_tensor() if isinstance(values, MetaTensor) else values
     # numpy, because torch.quantile refuses volumes of more than 16 million voxels
     low, high = np.percentile(values.cpu().numpy(), PERCENTILES)
     if high <= low:
         low, high = float(values.min()), float(values.max())
-    if high <= low:
-        return torch.zeros_like(values)
-    return ((values - float(low)) / float(high - low)).clamp(0, 1)
+    unit = ((values - float(low)) / float(high - low)).clamp(0, 1) if high > low else torch.zeros_like(values)
+    return unit.expand(3, *unit.shape[1:])  # grey is kept once: a volume in colour would be three times as large
 
 
 def as_picture(values: Tensor) -> Tensor:
