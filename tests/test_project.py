@@ -15,6 +15,7 @@ ROOM_MAY_USE = {
     "localizers": {"keys", "files"},
     "regions": {"keys", "files", "localizers"},
     "masking": {"keys", "files", "regions"},
+    "gate": {"keys", "files"},
     "networks": {"keys", "files"},
     "prompts": {"keys", "files"},
     "losses": {"keys", "files"},

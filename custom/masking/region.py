@@ -86,6 +86,18 @@ class RegionMasking:
             raise ValueError(f"min_visible must be at least 1 (something to see), received {min_visible}.")
         self.soft, self.min_visible, self.visible_cells = soft, min_visible, visible_cells
 
+    def matched_random(self) -> RegionMatchedRandom:
+        """Return the control of this very strategy: random masks with as many visible cells."""
+        return RegionMatchedRandom(
+            self.region_ratio,
+            self.background_ratio,
+            self.threshold,
+            self.soft,
+            self.min_visible,
+            self.visible_cells,
+            self.fallback_ratio,
+        )
+
     def sample(
         self,
         coverage: Tensor,

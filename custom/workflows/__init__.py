@@ -2,7 +2,19 @@
 """What the bundle's workflows need beside MONAI's engines."""
 
 from custom.workflows.errors import show_root_causes
+from custom.workflows.gate import GateRun
+from custom.workflows.heed import heed_gate
+from custom.workflows.localizers import load_localizer
 from custom.workflows.output import prepare_output_dir
 from custom.workflows.pretraining import MIMPrepareBatch, choose_prompts, parameter_groups
 
-__all__ = ["MIMPrepareBatch", "choose_prompts", "parameter_groups", "prepare_output_dir", "show_root_causes"]
+__all__ = [
+    "GateRun",
+    "MIMPrepareBatch",
+    "choose_prompts",
+    "heed_gate",
+    "load_localizer",
+    "parameter_groups",
+    "prepare_output_dir",
+    "show_root_causes",
+]

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate: ask a localizer in many ways, on a few scans, whether it heeds what it is asked."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+from tqdm import tqdm
+
+from custom.files import write_atomically
+from custom.gate import Answer, GateRecord, GateRules, PromptGate, ScanAnswers, judge, measure_prompt, region_similarity
+from custom.keys import MIMKeys
+from custom.localizers import BodyOnly, CentredDisc, Localizer, UnknownPromptError
+from custom.metrics.localization import compare_with_truth, in_boxes
+from custom.prompts.phrasings import Phrasing
+from custom.visual.gate_figure import save_gate_figure
+from custom.workflows.gate_setup import Scan
+from datasets.errors import ScanError
+
+logger = logging.getLogger(__name__)
+
+VOXELS_AT_ONCE = 30_000_000  # of the maps of several phrases; bounds the memory on volumes
+DISC_LIMITS = (1e-3, 0.7)  # areas that the centred disc can take
+TOP_SHARE = 0.01  # of the voxels, whose mean probability is a scan's score
+
+
+class GateRun:
+    """Measure, judge and write ``gate.json``, ``gate.csv`` (a line a phrase) and ``gate.png``.
+
+    No label is needed. A gate that is there already, made in the same way, is not made again.
+
+    Args:
+        localizer: what is looked at.
+        prompts: the phrases that are to decide the masks.
+        phrases: prompt -> other ways to ask, see :func:`custom.workflows.gate_setup.phrases_of`.
+        scans: loaded lazily, in a drawn order: dictionaries with ``image`` and ``scan_id``, where known ``mask`` or
+            ``boxes``.
+        elsewhere: scans of other body parts.
+        output_dir: the folder of the region maps.
+        dataset: name of the data set, for the record.
+        others: name -> another localizer to compare with.
+        target: from a mask ``[*spatial]`` to the boolean target; None: everything above 0.
+        threshold: probability from which a voxel is region, as in masking; None: compare probabilities.
+        rules: limits of the verdict.
+        max_minutes: when to stop looking at more scans; at least two are looked at.
+        settings: what else is to be recorded.
+        skip_bad: leave out scans that cannot be read, with a warning.
+    """
+
+    def __init__(
+        self,
+        localizer: Localizer,
+        prompts: Sequence[str],
+        phrases: Mapping[str, Sequence[Phrasing]],
+        scans: Sequence[Callable[[], Scan]],
+        output_dir: str | Path,
+        elsewhere: Sequence[Callable[[], Scan]] = (),
+        dataset: str = "",
+        others: Mapping[str, Localizer] | None = None,
+        target: Callable[[np.ndarray], np.ndarray] | None = None,
+        threshold: float | None = 0.5,
+        rules: GateRules | None = None,
+        max_minutes: float = 10.0,
+        settings: Mapping[str, Any] | None = None,
+        skip_bad: bool = False,
+    ) -> None:
+        self.localizer, self.prompts, self.phrases = localizer, list(prompts), phrases
+        self.scans, self.elsewhere, self.output_dir, self.dataset = scans, elsewhere, Path(output_dir), dataset
+        self.others, self.target, self.threshold = dict(others or {}), target, threshold
+        self.rules, self.max_minutes, self.skip_bad = rules or GateRules(), max_minutes, skip_bad
+        self.settings = dict(settings or {})
+        self._refused: set[str] = set()
+
+    def run(self) -> GateRecord:
+        """Return the record, as written.
+
+        Raises:
+            ScanError: if there is no scan, or (without ``skip_bad``) one that cannot be read.
+            UnknownPromptError: if the localizer does not know a prompt.
+            OSError: if the files cannot be written.
+        """
+        if not self.scans:
+            raise ScanError("dataset", "no scans for the gate", "Check --dataset_dir and --split")
+        known = self._known()
+        if known is not None:
+            logger.info("The gate in %s was made in the same way; it is not made again.", self.output_dir)
+            return known
+        answers = self._look()
+        if not answers:
+            raise ScanError("dataset", "none of the scans for the gate can be read", "Check --dataset_dir")
+        elsewhere = [
+            # Not to know a prompt on scans of another modality is a right answer there.
+            {prompt: self._answers(scan[MIMKeys.IMAGE], [prompt], refusable=True)[0][0] for prompt in self.prompts}
+            for scan in self._read(self.elsewhere)
+        ]
+        gates = {prompt: self._judge(prompt, [each[prompt] for each in answers], elsewhere) for prompt in self.prompts}
+        record = GateRecord(
+            self.localizer.describe(), self.dataset, len(answers), self.threshold, gates, self._all_settings()
+        )
+        self._write(record)
+        return record
+
+    def _known(self) -> GateRecord | None:
+        try:
+            found = GateRecord.load(self.output_dir)
+        except ValueError as error:
+            logger.warning("%s It is replaced.", error)
+            return None
+        wanted = GateRecord(self.localizer.describe(), self.dataset, 0, self.threshold, {}, self._all_settings())
+        same = found is not None and found.made_like(wanted) and set(self.prompts) <= set(found.prompts)
+        return found if same else None
+
+    def _all_settings(self) -> dict[str, Any]:
+        phrases = {prompt: [each.text for each in self.phrases[prompt]] for prompt in self.prompts}
+        others = {name: other.describe() for name, other in self.others.items()}
+        return {**self.settings, "phrases": phrases, "others": others, "scans_offered": len(self.scans)}
+
+    def _look(self) -> list[dict[str, ScanAnswers]]:
+        """Answers a scan and prompt, on as many scans as the time allows."""
+        start, answers = time.monotonic(), []
+        for scan in tqdm(self._read(self.scans), desc="gate", unit="scan", total=len(self.scans)):
+            answers.append({prompt: self._scan(scan, prompt) for prompt in self.prompts})
+            if len(answers) >= 2 and time.monotonic() - start > 60 * self.max_minutes:
+                logger.warning(
+                    "The gate looked at %d of %d scans within %g minutes.",
+                    len(answers),
+                    len(self.scans),
+                    self.max_minutes,
+                )
+                break
+        return answers
+
+    def _read(self, loaders: Sequence[Callable[[], Scan]]) -> Iterator[Scan]:
+        for load in loaders:
+            try:
+                scan = load()
+            except ScanError as error:
+                if not self.skip_bad:
+                    raise
+                logger.warning("Left out of the gate: %s", error)
+                continue
+            yield scan
+
+    def _scan(self, scan: Scan, prompt: str) -> ScanAnswers:
+        image, scan_id = scan[MIMKeys.IMAGE], str(scan.get(MIMKeys.SCAN_ID, ""))
+        (own,), (target,) = self._answers(image, [prompt])
+        texts = [phrase.text for phrase in self.phrases[prompt]]
+        compared: list[Answer] = []
+        chunk = max(1, VOXELS_AT_ONCE // target.size)
+        for first in range(0, len(texts), chunk):
+            compared += self._answers(image, texts[first : first + chunk], target, refusable=True)[0]
+        others = {name: self._agreement(other, image, prompt, target) for name, other in self.others.items()}
+        return ScanAnswers(
+            scan_id=scan_id,
+            target=own,
+            phrasings=tuple(compared),
+            others={name: value for name, value in others.items() if value is not None},
+            blind=self._blind(image, target),
+            truth=self._truth(scan, target),
+        )
+
+    def _answers(
+        self, image: Tensor, texts: Sequence[str], target: np.ndarray | None = None, refusable: bool = False
+    ) -> tuple[list[Answer], list[np.ndarray]]:
+        """Answers to phrases, compared with the target's map if there is one, and their maps (zero if refused)."""
+        maps = self._maps(image, texts, refusable)
+        zero = np.zeros(tuple(image.shape[1:]), dtype=np.float32)
+        found = [zero if each is None else each for each in maps]
+        answers = []
+        for raw, each in zip(maps, found, strict=True):
+            similarity = 1.0 if target is None else region_similarity(each, target, self.threshold)
+            answers.append(
+                Answer(
+                    # A refusal is no map: it can be right (a foreign phrase) or wrong (a synonym), never alike.
+                    similarity=0.0 if raw is None else similarity,
+                    coverage=float((each >= (self.threshold or 0.5)).mean()),
+                    score=_score(each),
+                    refused=raw is None,
+                )
+            )
+        return answers, found
+
+    def _maps(self, image: Tensor, texts: Sequence[str], refusable: bool) -> list[np.ndarray | None]:
+        """A map a phrase; None where the localizer does not know it (raised, if that may not be)."""
+        if not refusable:
+            return list(_as_array(self.localizer.localize(image, texts)))
+        found: dict[str, np.ndarray | None] = {}
+        # Phrases that were refused before are asked alone: one of them spoils the answer to all.
+        together = [text for text in texts if text not in self._refused]
+        alone = [text for text in texts if text in self._refused]
+        while together:
+            try:
+                found.update(zip(together, _as_array(self.localizer.localize(image, together)), strict=True))
+                break
+            except UnknownPromptError as error:
+                spoiling = [error.prompt] if error.prompt in together else list(together)
+                self._refused.update(spoiling)
+                alone += spoiling
+                together = [text for text in together if text not in spoiling]
+        for text in alone:
+            try:
+                found[text] = _as_array(self.localizer.localize(image, [text]))[0]
+            except UnknownPromptError:
+                found[text] = None
+        return [found[text] for text in texts]
+
+    def _agreement(self, other: Localizer, image: Tensor, prompt: str, target: np.ndarray) -> float | None:
+        try:
+            found = _as_array(other.localize(image, [prompt]))[0]
+        except UnknownPromptError:
+            return None
+        return region_similarity(found, target, self.threshold)
+
+    def _blind(self, image: Tensor, target: np.ndarray) -> dict[str, float]:
+        """Similarity with maps that see no prompt, cut down to the target's area."""
+        area = float(np.clip((target >= (self.threshold or 0.5)).mean(), *DISC_LIMITS))
+        disc = _as_array(CentredDisc(area).localize(image, [""]))[0]
+        body = _as_array(BodyOnly().localize(image, [""]))[0]
+        return {
+            "centred disc": region_similarity(disc, target, self.threshold),
+            # Not cut down: a small region inside the body is no copy of it.
+            "body": _plain_overlap(body, target, self.threshold),
+        }
+
+    def _truth(self, scan: Scan, target: np.ndarray) -> dict[str, float] | None:
+        if "mask" in scan:
+            mask = _as_array(scan["mask"])[0]
+            truth = self.target(mask) if self.target is not None else mask > 0
+        elif scan.get("boxes"):
+            truth = in_boxes(scan["boxes"], target.shape)
+        else:
+            return None
+        return compare_with_truth(target, truth, self.threshold or 0.5) if truth.any() else None
+
+    def _judge(
+        self, prompt: str, scans: Sequence[ScanAnswers], elsewhere: Sequence[Mapping[str, Answer]]
+    ) -> PromptGate:
+        asked = self.phrases[prompt]
+        measures = measure_prompt(scans, [phrase.kind for phrase in asked], [each[prompt] for each in elsewhere])
+        verdict, reasons = judge(measures, self.rules)
+        rows = [_phrase_row(phrase, [scan.phrasings[index] for scan in scans]) for index, phrase in enumerate(asked)]
+        return PromptGate(verdict, reasons, measures.as_dict(), rows)
+
+    def _write(self, record: GateRecord) -> None:
+        record.save(self.output_dir)
+        write_atomically(self.output_dir / "gate.csv", lambda path: _write_table(path, record))
+        save_gate_figure(self.output_dir / "gate.png", record)
+        for prompt, gate in record.prompts.items():
+            level = logging.INFO if gate.verdict == "use" else logging.WARNING
+            logger.log(level, "Gate, %r on %d scans: %s. %s.", prompt, record.scans, gate.verdict.upper(), _list(gate))
+        logger.info("Look at %s.", self.output_dir / "gate.png")
+
+
+def _as_array(maps: Tensor) -> np.ndarray:
+    plain = maps.as_tensor() if isinstance(maps, MetaTensor) else maps
+    return plain.detach().to("cpu", torch.float32).numpy()
+
+
+def _score(values: np.ndarray) -> float:
+    count = max(1, round(TOP_SHARE * values.size))
+    return float(np.partition(values.ravel(), -count)[-count:].mean())
+
+
+def _plain_overlap(first: np.ndarray, second: np.ndarray, threshold: float | None) -> float:
+    """Intersection over union (or Ruzicka similarity) without any cutting down."""
+    if threshold is not None:
+        first, second = first >= threshold, second >= threshold
+    union = float(np.maximum(first, second).sum())
+    return float(np.minimum(first, second).sum()) / union if union else 1.0
+
+
+def _phrase_row(phrase: Phrasing, answers: Sequence[Answer]) -> dict[str, Any]:
+    means = {name: round(float(np.mean([getattr(each, name) for each in answers])), 4) for name in _FIGURES}
+    return {"text": phrase.text, "kind": phrase.kind, **means, "refused": all(each.refused for each in answers)}
+
+
+_FIGURES = ("similarity", "coverage", "score")
+
+
+def _write_table(path: Path, record: GateRecord) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["prompt", "kind", "text", *_FIGURES, "refused"])
+        writer.writeheader()
+        for prompt, gate in record.prompts.items():
+            writer.writerows({"prompt": prompt, **row} for row in gate.phrasings)
+
+
+def _list(gate: PromptGate) -> str:
+    return "; ".join(gate.reasons)
