@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from custom.localizers.vocabulary import MODALITIES, Concept, Step, Vocabulary, 
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise it whenever an operator or the parser gives other maps
+VERSION = 2  # raise it whenever an operator or the parser gives other maps
 SIDE_CONVENTIONS = ("radiological", "neurological")
 
 
@@ -36,35 +36,39 @@ class ConceptLocalizer:
         modality: ``mri``, ``ct`` or ``xray``; None: told by the prompt, by the concept, or
             guessed from the scan.
         sides_2d: ``radiological`` or ``neurological``, of pictures.
-        seed: kept in the record; the embedded operators draw nothing.
+        weights: file for the vocabulary's operators that take ``weights`` (learned ones), or concept -> file; None:
+            those that the vocabulary names.
 
     Raises:
         ValueError: if a parameter is none of those listed.
-        VocabularyError: if the file is wrong.
+        VocabularyError: if the vocabulary is wrong, or weights are missing or of no use.
     """
 
     native_dims: tuple[int, ...] = (2, 3)
 
     def __init__(
-        self, vocabulary: str | Path, modality: str | None = None, sides_2d: str = "radiological", seed: int = 0
+        self,
+        vocabulary: str | Path,
+        modality: str | None = None,
+        sides_2d: str = "radiological",
+        weights: str | Path | Mapping[str, str | Path] | None = None,
     ) -> None:
         if modality is not None and modality not in MODALITIES:
             raise ValueError(f"modality is one of {', '.join(MODALITIES)} or None (guess), received {modality!r}.")
         if sides_2d not in SIDE_CONVENTIONS:
             raise ValueError(f"sides_2d is one of {', '.join(SIDE_CONVENTIONS)}, received {sides_2d!r}.")
-        self.vocabulary = Vocabulary(vocabulary)
-        self.modality, self.sides_2d, self.seed = modality, sides_2d, seed
+        self.vocabulary = Vocabulary(vocabulary, weights)
+        self.modality, self.sides_2d = modality, sides_2d
         self._warned: set[str] = set()
 
     def describe(self) -> dict[str, Any]:
-        """Return version, content hash of the vocabulary, and parameters."""
+        """Return version, content hash of the vocabulary and its weights, and parameters."""
         return {
             "name": "concept",
             "version": VERSION,
             "vocabulary": self.vocabulary.digest,
             "modality": self.modality,
             "sides_2d": self.sides_2d,
-            "seed": self.seed,
         }
 
     def localize(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -99,10 +103,23 @@ class ConceptLocalizer:
         if found is None:
             raise UnknownPromptError(prompt, self.vocabulary.concepts)
         concept, unused = found
-        if unused and prompt not in self._warned:
+        foreign = sorted(unused & self.vocabulary.foreign)
+        # One word such as "mass" may be of any organ: with another organ's name beside it, it is that organ's.
+        if foreign and len(words.content - unused) == 1:
+            raise UnknownPromptError(
+                prompt, self.vocabulary.concepts, f"names {foreign[0]!r}, which this localizer knows nothing of"
+            )
+        if prompt not in self._warned:
             self._warned.add(prompt)
-            logger.warning("Prompt %r: read as %r, ignoring: %s.", prompt, concept.name, ", ".join(sorted(unused)))
+            self._warn(prompt, words, concept, unused)
         return concept
+
+    def _warn(self, prompt: str, words: Words, concept: Concept, unused: frozenset[str]) -> None:
+        """Say how a prompt was read, where that is not plain."""
+        for typed, read in words.corrected:
+            logger.warning("Prompt %r: %r was read as %r.", prompt, typed, read)
+        if unused:
+            logger.warning("Prompt %r: read as %r, ignoring: %s.", prompt, concept.name, ", ".join(sorted(unused)))
 
     def _low_side(self, dims: int) -> str:
         return "right" if dims == 2 and self.sides_2d == "radiological" else "left"

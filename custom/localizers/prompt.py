@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 FILLERS = """
 a an and any all are as at both by can for from in inside into is it its of on one or part region area locate scan image
 picture slice volume show showing shown see seen segment find the that there these this those to with within where which
-some whole entire patient case visible side hemisphere
+some whole entire patient case visible side hemisphere please highlight outline me pixel belong medical radiology view
+zone bilateral present
 """
 STOP_WORDS = frozenset(FILLERS.split())
-NEGATIONS = frozenset(("no", "not", "without", "absent", "exclude", "excluding", "except", "outside"))
+NEGATIONS = frozenset(("no", "not", "without", "absent", "exclude", "excluded", "excluding", "except", "outside"))
 SIDES = {"left": "left", "right": "right"}
 CONTRASTS = {
     "bright": "bright", "hyperintense": "bright", "hyperdense": "bright", "enhancing": "bright", "white": "bright",
@@ -44,13 +45,15 @@ class Words:
     - ``contrast``: ``bright``, ``dark`` or None; None too where both are named.
     - ``modality``: of the scan, where a word tells it.
     - ``negated``: whether a word such as "without" occurs.
+    - ``corrected``: mistyped words and what they were read as.
     """
 
     content: frozenset[str]
     side: str | None = None
     contrast: str | None = None
     modality: str | None = None
-    negated: bool = field(default=False)
+    negated: bool = False
+    corrected: tuple[tuple[str, str], ...] = ()
 
 
 def normalize_word(word: str) -> str:
@@ -71,15 +74,22 @@ def normalize(text: str) -> list[str]:
     return [normalize_word(word) for word in re.findall(r"[a-z0-9]+", plain)]
 
 
-def parse(prompt: str, aliases: Mapping[str, str], modalities: Mapping[str, str]) -> Words:
+def parse(
+    prompt: str,
+    aliases: Mapping[str, str],
+    modalities: Mapping[str, str],
+    spelled: Callable[[str], str] = str,
+) -> Words:
     """Take a prompt apart.
 
     Args:
         prompt: free text.
         aliases: word -> the word that the vocabulary uses instead.
         modalities: word -> modality.
+        spelled: mistyped word -> the word that is meant; words are taken as they are by default.
     """
-    words = normalize(prompt)
+    typed = normalize(prompt)
+    words = [spelled(word) for word in typed]
     content = {aliases.get(word, word) for word in words}
     return Words(
         content=frozenset(content - STOP_WORDS - NEGATIONS - set(SIDES) - set(CONTRASTS) - set(modalities)),
@@ -87,6 +97,7 @@ def parse(prompt: str, aliases: Mapping[str, str], modalities: Mapping[str, str]
         contrast=_only(CONTRASTS.get(word) for word in words),
         modality=_only(modalities.get(word) for word in words),
         negated=not NEGATIONS.isdisjoint(words),
+        corrected=tuple((word, read) for word, read in zip(typed, words, strict=True) if word != read),
     )
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from custom.localizers.operators import OPERATORS
-from custom.localizers.prompt import Words, normalize, parse
+from custom.localizers.prompt import CONTRASTS, NEGATIONS, SIDES, STOP_WORDS, Words, normalize, parse
+from custom.localizers.spelling import intended
+from custom.localizers.weights import WEIGHTS, WeightsError, placed, weights_digest, with_weights, without_weights
 
 MODALITIES = ("mri", "ct", "xray")
 ANY = "any"
@@ -57,24 +59,39 @@ class Vocabulary:
 
     Args:
         path: the file. Its ``extends`` names another vocabulary, relative to it, whose entries it adds to or replaces.
+        weights: file for the operators that take ``weights``, instead of the one in the vocabulary; or concept -> file.
+
+    - ``digest``: of all entries, files of weights by their content.
 
     Raises:
         VocabularyError: if the file is missing or an entry is wrong.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, weights: str | Path | Mapping[str, str | Path] | None = None) -> None:
         self.path = Path(path)
         content = _read(self.path, seen=())
-        self.digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
         self.aliases = {_one_word(key): _one_word(value) for key, value in content["aliases"].items()}
         self.modality_words = _modality_words(content["modality_words"], self.path)
-        self.concepts = {name: self._concept(name, entry) for name, entry in content["concepts"].items()}
-        if not self.concepts:
+        concepts = {name: self._concept(name, entry) for name, entry in content["concepts"].items()}
+        if not concepts:
             raise VocabularyError(f"{self.path}: no entry below `concepts`.")
+        try:
+            self.concepts = with_weights(concepts, weights, _weight_takers())
+        except WeightsError as error:
+            raise VocabularyError(f"{self.path}: {error}") from error
+        self.digest = _digest(without_weights(content), weights_digest(self.concepts))
+        named = {word for concept in self.concepts.values() for phrase in concept.phrases for word in phrase}
+        self.foreign = _foreign_words(content["elsewhere"], self.path, self.aliases) - named
+        modifiers = set(CONTRASTS) | set(self.modality_words)
+        words = named | set(self.aliases) | set(SIDES) | NEGATIONS
+        self._known = frozenset(words | self.foreign | modifiers | STOP_WORDS)
+        # Words that change less are recognised behind a slip only if they are long: "back" is not "black".
+        less = {word for word in modifiers if len(word) >= 6} | {word for word in self.foreign if len(word) >= 7}
+        self._meant = frozenset(words | less)
 
     def parse(self, prompt: str) -> Words:
-        """Take a prompt apart with this vocabulary's aliases."""
-        return parse(prompt, self.aliases, self.modality_words)
+        """Take a prompt apart with this vocabulary's aliases; a mistyped word is read as the known word beside it."""
+        return parse(prompt, self.aliases, self.modality_words, self._spelled)
 
     def find(self, words: Words, modality: str | None) -> tuple[Concept, frozenset[str]] | None:
         """Return the concept that fits the words best, and the words that it leaves unused; None if none fits.
@@ -88,6 +105,9 @@ class Vocabulary:
             return None
         concept, phrase = max(matches, key=lambda match: _rank(match[0], match[1], modality))
         return concept, words.content - phrase
+
+    def _spelled(self, word: str) -> str:
+        return word if word in self._known else intended(word, self._meant) or word
 
     def _concept(self, name: str, entry: Any) -> Concept:
         where = f"{self.path}: concept {name!r}"
@@ -104,7 +124,7 @@ class Vocabulary:
         return Concept(name, phrases, modalities, _chains(entry["steps"], where))
 
     def _phrase(self, text: Any, where: str) -> frozenset[str]:
-        content = self.parse(str(text)).content
+        content = parse(str(text), self.aliases, self.modality_words).content
         if not content:
             raise VocabularyError(f"{where}: the synonym {text!r} holds no word that could name something.")
         return content
@@ -128,14 +148,15 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, dict[str, Any]]:
         raise VocabularyError(f"{path}: cannot be read ({error.strerror}).") from error
     except yaml.YAMLError as error:
         raise VocabularyError(f"{path}: not YAML: {error}") from error
-    sections: dict[str, dict[str, Any]] = {"aliases": {}, "modality_words": {}, "concepts": {}}
+    sections: dict[str, dict[str, Any]] = {"aliases": {}, "modality_words": {}, "elsewhere": {}, "concepts": {}}
     _check_sections(path, content, (*sections, "extends"))
     if "extends" in content:
         base = (path.parent / str(content["extends"])).resolve()
         if base in seen:
             raise VocabularyError(f"{path}: `extends` runs in a circle through {base}.")
         sections = _read(base, (*seen, base))
-    return {name: {**values, **(content.get(name) or {})} for name, values in sections.items()}
+    own = {**content, "concepts": placed(content.get("concepts"), path.parent)}
+    return {name: {**values, **(own.get(name) or {})} for name, values in sections.items()}
 
 
 def _check_sections(path: Path, content: Any, known: tuple[str, ...]) -> None:
@@ -153,6 +174,23 @@ def _modality_words(section: Mapping[str, Any], path: Path) -> dict[str, str]:
     if unknown:
         raise VocabularyError(f"{path}: modality_words {unknown[0]!r} is none of {', '.join(MODALITIES)}.")
     return {_one_word(word): modality for modality, words in section.items() for word in words}
+
+
+def _foreign_words(section: Mapping[str, Any], path: Path, aliases: Mapping[str, str]) -> set[str]:
+    for part, words in section.items():
+        if not isinstance(words, list):
+            raise VocabularyError(f"{path}: elsewhere {part!r}: must be a list of words, received {words!r}.")
+    return {aliases.get(word, word) for words in section.values() for word in map(_one_word, words)}
+
+
+def _weight_takers() -> dict[str, bool]:
+    """Operators that take weights, and whether they must have some."""
+    accepted = {name: inspect.signature(operator).parameters.get(WEIGHTS) for name, operator in OPERATORS.items()}
+    return {name: found.default in (found.empty, None) for name, found in accepted.items() if found is not None}
+
+
+def _digest(*content: Any) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _one_word(text: Any) -> str:

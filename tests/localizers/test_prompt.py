@@ -84,6 +84,70 @@ def test_unknown_prompt_says_what_is_known_and_how_to_go_on(vocabulary_file):
         localizer.localize(torch.rand(1, 16, 16), ["the left"])
 
 
+@pytest.mark.parametrize(
+    ("prompt", "concept", "side"),
+    [
+        ("brian tumor", "brain tumor", None),
+        ("brain tumer", "brain tumor", None),
+        ("barin tuomur", "brain", None),  # one word too far gone is left out, with a warning
+        ("left lugn", "lung", "left"),
+        ("rigth lungg", "lung", "right"),
+        ("lunsg", "lung", None),
+        ("lung nodlue", "lung nodule", None),
+        ("hippocmapus", "hippocampus", None),
+        ("hypocampus", "hippocampus", None),
+        ("glioblastomma", "brain tumor", None),
+        ("pulmonry nodule", "lung nodule", None),
+    ],
+)
+def test_slips_of_the_fingers_are_forgiven(vocabulary_file, prompt, concept, side):
+    vocabulary = Vocabulary(vocabulary_file)
+    words = vocabulary.parse(prompt)
+    found = vocabulary.find(words, None)
+    assert found is not None
+    assert (found[0].name, words.side) == (concept, side)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["bicycle", "tutor", "lesson", "legion", "lunge", "train", "rumor", "chess", "noodle", "lug", "hrad",
+     "qwertz uiopl", "brkjn tmvbr", "xx xx xx"],
+)  # fmt: skip
+def test_other_words_and_nonsense_stay_unknown(vocabulary_file, prompt):
+    with pytest.raises(UnknownPromptError):
+        ConceptLocalizer(vocabulary_file).localize(torch.rand(1, 16, 16), [prompt])
+
+
+def test_no_known_word_is_taken_for_another(vocabulary_file):
+    vocabulary = Vocabulary(vocabulary_file)
+    for concept in vocabulary.concepts.values():
+        for phrase in concept.phrases:
+            assert not vocabulary.parse(" ".join(phrase)).corrected
+    assert not vocabulary.parse("black back of the form, high chest").corrected
+
+
+def test_a_mistyped_negation_is_one(vocabulary_file):
+    with pytest.raises(UnknownPromptError, match="negation"):
+        ConceptLocalizer(vocabulary_file).localize(torch.rand(1, 16, 16), ["brain witout tumor"])
+
+
+def test_how_a_mistyped_word_was_read_is_said_once(vocabulary_file, caplog):
+    localizer = ConceptLocalizer(vocabulary_file)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            localizer.localize(torch.zeros(1, 16, 16), ["brian tumor"])
+    assert [record.getMessage() for record in caplog.records] == ["Prompt 'brian tumor': 'brian' was read as 'brain'."]
+
+
+def test_a_mass_of_another_organ_is_refused(vocabulary_file):
+    localizer = ConceptLocalizer(vocabulary_file)
+    for prompt in ("neck mass", "lesions of the liver", "prostate tumor", "breast tissue", "mass of the thyriod"):
+        with pytest.raises(UnknownPromptError, match="knows nothing of"):
+            localizer.localize(torch.rand(1, 16, 16), [prompt])
+    # Two words that fit name the target well enough.
+    localizer.localize(torch.zeros(1, 16, 16), ["lung nodule near the heart", "brain metastasis of breast cancer"])
+
+
 def test_unknown_words_are_named_once(vocabulary_file, caplog):
     localizer = ConceptLocalizer(vocabulary_file)
     with caplog.at_level(logging.WARNING):
