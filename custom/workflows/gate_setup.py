@@ -83,7 +83,9 @@ def other_loaders(
     return loaders
 
 
-def other_localizers(configs: str | Path, names: Sequence[str], without: str, spatial_dims: int) -> dict[str, Localizer]:
+def other_localizers(
+    configs: str | Path, names: str | Sequence[str], without: str, spatial_dims: int
+) -> dict[str, Localizer]:
     """Return localizers to compare with, by name, leaving out the one that is looked at."""
     return {
         name: load_localizer(configs, name, spatial_dims=spatial_dims)

@@ -12,6 +12,7 @@ from custom.localizers import Localizer
 from custom.localizers.base import Refiner
 from custom.localizers.pictures import PictureLocalizer, PictureRefiner
 from custom.localizers.refined import RefinedLocalizer
+from custom.localizers.volumes import Slicewise, SlicewiseRefiner
 
 
 def load_localizer(
@@ -40,8 +41,6 @@ def load_localizer(
         ValueError: if a file is missing, an option is for a refiner that is not used, or a part cannot take scans of
             these dimensions.
     """
-    from custom.localizers.ensembles import PromptEnsemble
-    from custom.localizers.volumes import Slicewise
     chain = [refiners] if isinstance(refiners, str) else list(refiners)
     unused = sorted(set(refiner_options or {}) - set(chain))
     if unused:
@@ -52,6 +51,8 @@ def load_localizer(
     elif slices and not isinstance(localizer, Slicewise):
         raise ValueError(f"slices is for models of pictures on volumes; {name!r} takes scans as they are.")
     if templates:
+        from custom.localizers.ensembles import PromptEnsemble
+
         localizer = PromptEnsemble(localizer, [templates] if isinstance(templates, str) else list(templates))
     if chain:
         localizer = RefinedLocalizer(
@@ -63,7 +64,6 @@ def load_localizer(
 
 
 def _refiner(configs: str | Path, name: str, options: Mapping[str, Any] | None, spatial_dims: int) -> Refiner:
-    from custom.localizers.volumes import SlicewiseRefiner
     refiner: Refiner = load_component(Path(configs) / "refiners", name, options)
     if spatial_dims == 3 and isinstance(refiner, PictureRefiner):
         return SlicewiseRefiner(refiner)
