@@ -150,12 +150,11 @@ class _Film:
         return self.follow(index, reverse=False)
 
     def follow(self, index: int, reverse: bool) -> Tensor:
-        """Return the object's map ``[1, 1, H, W]`` in the next slice; all zero if SAM 2 says that it is not there."""
+        """Return the object's map ``[1, 1, H, W]`` in the next slice; zeros (logits of -1024) if it is not there."""
         output = self.model(inference_session=self.session, frame=self._frame(index), frame_idx=index, reverse=reverse)
         self.session.processed_frames = {}  # what is needed of the picture is in the memory
         logits = F.interpolate(output.pred_masks.float(), self.view.picture_size, mode="bilinear", align_corners=False)
-        present = float(output.object_score_logits.max()) > 0
-        return (logits.sigmoid() if present else torch.zeros_like(logits)).cpu()
+        return logits.sigmoid().cpu()
 
     def _frame(self, index: int) -> Tensor:
         """A slice as the model wants it, ``[3, S, S]``."""
