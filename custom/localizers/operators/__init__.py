@@ -11,6 +11,7 @@ from types import MappingProxyType
 from custom.localizers.operators.body import body
 from custom.localizers.operators.brain import brain, head_interior
 from custom.localizers.operators.hippocampus import hippocampus
+from custom.localizers.operators.learned import learned
 from custom.localizers.operators.lesion import lesion
 from custom.localizers.operators.lungs import lungs
 from custom.localizers.operators.nodule import nodule, opacity
@@ -25,6 +26,7 @@ SOURCES: Mapping[str, Callable[..., Map]] = MappingProxyType(
         "brain": brain,
         "head_interior": head_interior,
         "hippocampus": hippocampus,
+        "learned": learned,
         "lesion": lesion,
         "lungs": lungs,
         "nodule": nodule,

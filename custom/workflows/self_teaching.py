@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Teach a network to find lesions from scans that nobody annotated, and from a few that somebody did."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shlex
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import monai
+import numpy as np
+import torch
+from monai.engines import PrepareBatch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import WeightedRandomSampler
+
+from custom.files import write_atomically
+from custom.networks.weights import file_hash
+from custom.tasks.classification import FineTuning
+from custom.tasks.results import write_json
+from datasets.errors import ScanError
+
+if TYPE_CHECKING:
+    from datasets import Datalist
+
+logger = logging.getLogger(__name__)
+
+_KEPT = ("image", "scan_id", "series_uid")
+_ANNOTATION = ("mask", "boxes")
+WEIGHTS = "self_taught.safetensors"
+
+
+class LesionTarget(NamedTuple):
+    """What the network should find.
+
+    - ``lesion``: ``[B, 1, *spatial]`` of 0 and 1.
+    - ``annotated``: ``[B]``, 1 where everything outside is known to be no lesion, 0 where nobody looked.
+    """
+
+    lesion: Tensor
+    annotated: Tensor
+
+
+class LesionPrepareBatch(PrepareBatch):
+    """From a batch of dictionaries to the network's input and a :class:`LesionTarget`."""
+
+    def __call__(
+        self,
+        batchdata: dict[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, LesionTarget]:
+        """Return image ``[B, 1, *spatial]`` and target."""
+        image, lesion, annotated = (
+            batchdata[key].to(device, non_blocking=non_blocking, **kwargs) for key in ("image", "label", "annotated")
+        )
+        return image, LesionTarget(lesion, annotated.flatten())
+
+
+class LesionLoss(nn.Module):
+    """Cross-entropy, with lesion and rest weighed apart, and soft Dice, on scans that may hold unmarked lesions.
+
+    Real scans hold real lesions, which a scan's synthetic mask calls healthy. On scans without annotation the share
+    ``trim`` of the voxels that the network takes most surely for lesions, and the mask does not, is left out.
+
+    Args:
+        trim: that share, in [0, 1).
+        inside: weight of the mean cross-entropy inside lesions; ``outside``: likewise; ``dice``: of the Dice loss.
+    """
+
+    def __init__(self, trim: float = 0.03, inside: float = 0.3, outside: float = 2.0, dice: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= trim < 1:
+            raise ValueError(f"trim is a share in [0, 1), received {trim}.")
+        self.trim, self.inside, self.outside, self.dice = trim, inside, outside, dice
+
+    def forward(self, logits: Tensor, target: LesionTarget) -> Tensor:
+        """Loss of logits ``[B, 1, *spatial]``."""
+        outputs, lesion = logits.flatten(1), target.lesion.flatten(1)
+        counted = self._counted(outputs.detach(), lesion, target.annotated)
+        entropy = functional.binary_cross_entropy_with_logits(outputs, lesion, reduction="none")
+        healthy = (1 - lesion) * counted
+        missed = (entropy * lesion).sum() / (lesion.sum() + 1)
+        invented = (entropy * healthy).sum() / (healthy.sum() + 1)
+        probability = torch.sigmoid(outputs) * counted
+        overlap = (2 * (probability * lesion).sum(1) + 1) / (probability.sum(1) + lesion.sum(1) + 1)
+        return self.inside * missed + self.outside * invented + self.dice * (1 - overlap.mean())
+
+    def _counted(self, outputs: Tensor, lesion: Tensor, annotated: Tensor) -> Tensor:
+        """1 for the voxels that count, ``[B, voxels]``."""
+        left_out = int(self.trim * outputs.shape[1])
+        if not left_out:
+            return torch.ones_like(outputs)
+        healthy = outputs.masked_fill(lesion > 0, -torch.inf)
+        surest = healthy.topk(left_out, dim=1).values[:, -1:]
+        return ((healthy < surest) | (lesion > 0) | (annotated[:, None] > 0)).to(outputs.dtype)
+
+
+def draw_shots(datalist: Datalist, shots: int, seed: int) -> list[str]:
+    """Draw the annotated scans of a run from the train split.
+
+    Args:
+        datalist: the data set.
+        shots: how many; 0: none, no annotation is read.
+        seed: of the draw; a draw of 4 is the beginning of one of 16.
+
+    Returns:
+        Their scan ids, in the order drawn.
+
+    Raises:
+        ScanError: if the train split has fewer scans with ``mask`` or ``boxes``.
+        ValueError: if shots is negative.
+    """
+    if shots < 0:
+        raise ValueError(f"shots is a number of annotated scans, 0 or more; received {shots}.")
+    annotated = [item["scan_id"] for item in datalist.split("train") if any(item.get(key) for key in _ANNOTATION)]
+    if len(annotated) < shots:
+        raise ScanError(
+            datalist.root,
+            f"{shots} annotated scans are wanted, {len(annotated)} scans of the split 'train' have a mask or boxes",
+            "Lower --shots, or name masks in the column `mask` of manifest.csv",
+        )
+    order = np.random.default_rng(seed).permutation(len(annotated))[:shots]
+    return [annotated[index] for index in order]
+
+
+def teaching_items(datalist: Datalist, split: str, shot_ids: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the scans of a split, with the annotation of those that were drawn and of no other.
+
+    Args:
+        datalist: the data set; without a split "val" the training scans stand in.
+        split: "train" or "val".
+        shot_ids: of the scans whose annotation may be seen.
+    """
+    items = datalist.split(split) or datalist.require("train")
+    chosen = set(shot_ids)
+    return [
+        {key: item[key] for key in (*_KEPT, *(_ANNOTATION if item["scan_id"] in chosen else ())) if key in item}
+        for item in items
+    ]
+
+
+def teaching_sampler(
+    scans: Sequence[Mapping[Hashable, Any]],
+    shot_ids: Sequence[str],
+    share: float,
+    samples: int,
+    generator: torch.Generator,
+) -> WeightedRandomSampler:
+    """Draw scans with replacement, so that an epoch is as long for a small set as for a large one.
+
+    Args:
+        scans: entries with ``scan_id``.
+        shot_ids: annotated scans among them.
+        share: of the draws that are annotated scans, if there are any.
+        samples: draws an epoch.
+        generator: source of all draws.
+    """
+    chosen = np.isin([str(scan["scan_id"]) for scan in scans], list(shot_ids))
+    count = int(chosen.sum())
+    share = share if count < len(scans) else 1.0
+    weights = np.where(chosen, share / max(count, 1), (1 - share * (count > 0)) / max(len(scans) - count, 1))
+    return WeightedRandomSampler(weights.tolist(), samples, replacement=True, generator=generator)
+
+
+def preset(presets: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Return a preset by name; ValueError listing the known ones if there is none."""
+    if name not in presets:
+        raise ValueError(
+            f"No lesions {name!r}; known: {', '.join(presets)}. Or set --area, --modality and --lesion_options."
+        )
+    return presets[name]
+
+
+def check_grid(spatial_dims: int, image_size: Sequence[int], strides: Sequence[int]) -> None:
+    """Refuse a grid that does not fit the scans or the network; the message says what would."""
+    step = int(np.prod(strides))
+    if len(image_size) != spatial_dims or any(side < step or side % step for side in image_size):
+        raise ValueError(
+            f"image_size {list(image_size)}: {spatial_dims}D scans and this network need {spatial_dims} multiples of "
+            f'{step}, for example --image_size "{[8 * step] * spatial_dims}".'
+        )
+
+
+class SelfTeaching:
+    """Train, go back to the best epoch, write the network and what rebuilds it.
+
+    Writes ``self_taught.safetensors`` and ``self_taught.json``, which the operator ``learned`` reads.
+
+    Args:
+        fitting: trains the network and restores its best epoch.
+        scans: training scans, entries with ``image`` on the network's grid; their values make the data's digest.
+        record: JSON-able facts to keep; those that the operator reads, and all that tells how it was made.
+        output_dir: where the files go.
+        next_step: the line that tells the user how to go on.
+    """
+
+    def __init__(
+        self,
+        fitting: FineTuning,
+        scans: Sequence[Mapping[Hashable, Any]],
+        record: Mapping[str, Any],
+        output_dir: str | Path,
+        next_step: str = "",
+    ) -> None:
+        self.fitting, self.scans, self.record = fitting, scans, dict(record)
+        self.output_dir, self.next_step = Path(output_dir), next_step
+
+    def run(self) -> dict[str, Any]:
+        """Do all of it; return the record as written."""
+        fit = self.fitting.fit()
+        path = self.output_dir / WEIGHTS
+        network = self.fitting.model.network
+        weights = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
+        write_atomically(path, lambda target: save_file(weights, target, metadata={"format": "pt"}))
+        record = {
+            **self.record,
+            "num_scans": len(self.scans),
+            "data_digest": data_digest(self.scans),
+            "fit": fit,
+            "versions": {"torch": torch.__version__, "monai": monai.__version__, "numpy": np.__version__},
+            "sha256": file_hash(path),
+        }
+        write_json(path.with_suffix(".json"), record)
+        logger.info("Written: %s and .json. %s", path, self.next_step)
+        return record
+
+
+def data_digest(scans: Sequence[Mapping[Hashable, Any]]) -> str:
+    """BLAKE2b of the scans' ids and values ``image``, in their order, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    for scan in scans:
+        digest.update(str(scan["scan_id"]).encode())
+        digest.update(np.ascontiguousarray(scan["image"].cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def localize_command(configs: str, dataset_dir: str, output_dir: str | Path, localizer: str, prompt: str) -> str:
+    """Return the command that localizes with the network, ready to paste."""
+    options = {
+        "config_file": f"{configs}/localize.yaml",
+        "dataset_dir": str(dataset_dir),
+        "localizer": localizer,
+        # The quotes inside are Python's: without them the command line takes the path for an expression.
+        "localizer_options": str({"weights": str(Path(output_dir) / WEIGHTS)}),
+        "prompt": prompt,
+    }
+    given = " ".join(f"--{name} {_quoted(value)}" for name, value in options.items())
+    return f"Next: python -m monai.bundle run {given}"
+
+
+def _quoted(value: str) -> str:
+    readable = shlex.quote(value) != value and not set(value) & set('"$`\\!')
+    return f'"{value}"' if readable else shlex.quote(value)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""self_teach.yaml as a user runs it: from unlabelled scans to a network that localize.yaml uses, in 2D and 3D."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from custom.localizers import ConceptLocalizer
+from custom.workflows.self_teaching import (
+    LesionLoss,
+    LesionTarget,
+    draw_shots,
+    localize_command,
+    teaching_items,
+    teaching_sampler,
+)
+from datasets.datalist import load_datalist
+from datasets.phantoms import ensure_phantoms
+
+QUICK = {
+    "image_size": [32, 32],
+    "channels": [4, 8, 8],
+    "residual_units": 0,
+    "max_epochs": 2,
+    "samples_per_epoch": 16,
+    "batch_size": 4,
+    "mask_values": [4, 5],
+    "device": torch.device("cpu"),
+}
+COUNTS = {"train": 10, "val": 3, "test": 2}
+
+
+@pytest.fixture(autouse=True)
+def from_repository_root(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory):
+    return ensure_phantoms("brain_mri", 2, tmp_path_factory.mktemp("brains"), counts=COUNTS)
+
+
+def teach(dataset, output, **overrides):
+    workflow = ConfigWorkflow(
+        "bundle/configs/self_teach.yaml",
+        meta_file="bundle/configs/metadata.json",
+        logging_file=False,
+        workflow_type="train",
+        **{**QUICK, "dataset_dir": str(dataset), "output_dir": str(output), **overrides},
+    )
+    workflow.initialize()
+    workflow.run()
+    return json.loads((output / "self_taught.json").read_text())
+
+
+def test_a_run_leaves_a_network_that_the_localizer_uses(brains, tmp_path, caplog, configs):
+    with caplog.at_level(logging.INFO):
+        record = teach(brains, tmp_path, shots=2)
+    assert (record["shots"], len(record["shot_ids"]), record["num_scans"]) == (2, 2, 10)
+    assert set(record["shot_ids"]) <= {item["scan_id"] for item in load_datalist(brains).split("train")}
+    assert {"data_digest", "sha256", "versions", "seed", "lesion_statistics", "fit"} <= record.keys()
+    assert {"self_taught.safetensors", "history.csv", "model.pt"} <= {path.name for path in tmp_path.iterdir()}
+    weights = tmp_path / "self_taught.safetensors"
+    assert str(weights) in caplog.text
+    vocabulary = configs / "localizers" / "self_taught_vocabulary.yaml"
+    localizer = ConceptLocalizer(vocabulary, weights=str(weights))
+    image = torch.rand(1, 50, 40, generator=torch.Generator().manual_seed(0))
+    tumor, lungs = localizer.localize(image, ["brain tumor", "lungs on CT"])
+    assert tumor.shape == lungs.shape == (50, 40)
+    assert 0 <= tumor.min() <= tumor.max() <= 1
+
+
+def test_the_same_seed_gives_the_same_network(brains, tmp_path):
+    first, again, other = (teach(brains, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert first["sha256"] == again["sha256"] != other["sha256"]
+    assert first["data_digest"] == other["data_digest"]
+    assert first["shot_ids"] == []
+
+
+def test_volumes_and_lungs(tmp_path):
+    folder = ensure_phantoms("chest_ct", 3, tmp_path, counts={"train": 3, "val": 1, "test": 1})
+    record = teach(
+        folder,
+        tmp_path / "out",
+        lesions="lung",
+        image_size=[16, 16, 16],
+        max_epochs=1,
+        samples_per_epoch=4,
+        mask_values=[6, 7, 8, 9],
+        shots=1,
+    )
+    assert (record["spatial_dims"], record["area"], record["network"]["spatial_dims"]) == (3, "lungs", 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"shots": 11}, "11 annotated scans are wanted, 10 scans"),
+        ({"image_size": [30, 32]}, "multiples of 4"),
+        ({"image_size": [32, 32, 32]}, "2D scans and this network need 2 multiples"),
+        ({"lesions": "liver"}, "No lesions 'liver'; known: brain, lung"),
+        ({"area": "liver"}, "Unknown search area 'liver'"),
+        ({"lesion_options": {"size": [0.5, 0.1]}}, "least <= largest"),
+    ],
+)
+def test_settings_that_cannot_work_say_why(brains, tmp_path, raises_cause, overrides, message):
+    with raises_cause(message):
+        teach(brains, tmp_path, **overrides)
+
+
+def test_shots_come_from_train_alone_and_no_other_annotation_is_read(brains):
+    datalist = load_datalist(brains)
+    four, eight = draw_shots(datalist, 4, seed=3), draw_shots(datalist, 8, seed=3)
+    assert eight[:4] == four
+    assert draw_shots(datalist, 4, seed=4) != four
+    items = teaching_items(datalist, "train", four)
+    assert [item["scan_id"] for item in items if "mask" in item or "boxes" in item] == [
+        item["scan_id"] for item in datalist.split("train") if item["scan_id"] in four
+    ]
+    assert not any("mask" in item or "label" in item for item in teaching_items(datalist, "val"))
+
+
+def test_annotated_scans_get_their_share_of_the_draws():
+    scans = [{"scan_id": str(index)} for index in range(100)]
+    generator = torch.Generator().manual_seed(0)
+    drawn = list(teaching_sampler(scans, ["3", "7"], 0.4, 4000, generator))
+    assert abs(np.isin(drawn, [3, 7]).mean() - 0.4) < 0.03
+    assert len(set(teaching_sampler(scans, [], 0.4, 4000, generator))) == 100
+    assert set(teaching_sampler(scans[:2], ["0", "1"], 0.4, 50, generator)) == {0, 1}
+
+
+def test_the_surest_finds_outside_the_marks_are_not_punished():
+    logits = torch.full((1, 1, 10, 10), -5.0)
+    logits[..., 0, :4] = 6.0  # a real lesion that nobody marked
+    logits[..., 9, :4] = 6.0
+    lesion = torch.zeros_like(logits)
+    lesion[..., 9, :4] = 1
+    unlooked, annotated = torch.zeros(1), torch.ones(1)
+    trimmed, plain = LesionLoss(trim=0.04), LesionLoss(trim=0.0)
+    assert trimmed(logits, LesionTarget(lesion, unlooked)) < 0.05
+    assert trimmed(logits, LesionTarget(lesion, annotated)) > 0.3
+    assert torch.isclose(
+        trimmed(logits, LesionTarget(lesion, annotated)), plain(logits, LesionTarget(lesion, unlooked))
+    )
+    with pytest.raises(ValueError, match="trim"):
+        LesionLoss(trim=1.0)
+
+
+def test_the_next_command_can_be_pasted():
+    words = shlex.split(localize_command("configs", "my scans", "O", "self_taught", "brain tumor"))
+    given = dict(zip(words[5::2], words[6::2], strict=True))
+    assert given["--dataset_dir"] == "my scans"
+    assert re.fullmatch(r"\{'weights': 'O.self_taught\.safetensors'\}", given["--localizer_options"])
