@@ -82,7 +82,7 @@ def tiny_clipseg(folder: Path) -> Path:
 
 
 def tiny_grounding_dino(folder: Path) -> Path:
-    """Grounding DINO with 10 queries for pictures with a short side of 64 pixels."""
+    """Grounding DINO with 10 queries for pictures with a short side of 96 pixels."""
     from transformers import (
         GroundingDinoConfig,
         GroundingDinoForObjectDetection,
@@ -117,7 +117,7 @@ def tiny_grounding_dino(folder: Path) -> Path:
         num_queries=10,
         max_text_len=24,
     )
-    pictures = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}, **PLAIN)
+    pictures = GroundingDinoImageProcessor(size={"shortest_edge": 96, "longest_edge": 192}, **PLAIN)
     processor = GroundingDinoProcessor(pictures, bert_tokenizer(folder))
     return save(folder, GroundingDinoForObjectDetection(config), processor)
 

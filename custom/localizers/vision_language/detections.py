@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from math import ceil, floor
+from math import floor
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def paint(boxes: Tensor, scores: Tensor, size: tuple[int, int], threshold: float, max_area: float = 1.0) -> Tensor:
-    """Paint detections: each box fills every pixel that it touches with its score.
+    """Paint detections: each box fills the pixels whose centre it holds, and at least one, with its score.
 
     Where boxes overlap the highest score holds. Scores are kept as they are: no box, a map of zeros.
 
@@ -39,8 +39,13 @@ def paint(boxes: Tensor, scores: Tensor, size: tuple[int, int], threshold: float
     keep = (scores >= threshold) & (sides > 0).all(dim=1) & (sides.prod(dim=1) <= max_area * height * width)
     order = scores[keep].argsort()  # the highest comes last, and on top
     for (left, top, right, bottom), score in zip(inside[keep][order].tolist(), scores[keep][order], strict=True):
-        painted[floor(top) : ceil(bottom), floor(left) : ceil(right)] = score
+        painted[_pixels(top, bottom, height), _pixels(left, right, width)] = score
     return painted
+
+
+def _pixels(low: float, high: float, size: int) -> slice:
+    first = min(floor(low + 0.5), size - 1)
+    return slice(first, max(floor(high + 0.5), first + 1))
 
 
 def check_shares(**shares: float) -> None:

@@ -99,7 +99,7 @@ class PromptedLocalizer(PictureLocalizer):
         texts = [self._checked(prompt) for prompt in prompts]
         values = pictures.flatten(1)
         varied = torch.nonzero(values.amax(dim=1) > values.amin(dim=1)).flatten()
-        for batch in varied.split(self.batch_size) if texts else ():
+        for batch in varied.split(self.batch_size) if texts and len(varied) else ():
             with torch.no_grad(), self.checkpoint.half_precision():
                 found = self.find(self._prepared(pictures[batch]), texts, size)
             maps[batch] = found.to(maps)
