@@ -19,7 +19,7 @@ from custom.localizers.vision_language.bottleneck import InformationBottleneck
 from custom.localizers.vision_language.gradient import GradientSaliency
 from custom.localizers.vision_language.open_clip_model import OpenClipModel
 from custom.localizers.vision_language.scale import SCALES, evidence, stretch
-from custom.localizers.vision_language.towers import features_of
+from custom.localizers.vision_language.towers import check_layer, features_of
 
 VERSION = 1  # raise it whenever the same weights and settings give other maps
 
@@ -40,7 +40,7 @@ BIOMEDCLIP = PretrainedModel(
 )
 
 
-class BiomedCLIPLocalizer(PictureLocalizer):
+class BiomedClipLocalizer(PictureLocalizer):
     """What the two BiomedCLIP localizers share: the model, its pictures and phrases, and the scale of the maps.
 
     Weights: ``microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224`` at 9f341de (Zhang et al., NEJM AI 2024), MIT
@@ -51,15 +51,16 @@ class BiomedCLIPLocalizer(PictureLocalizer):
     The map is ``evidence * stretch(saliency)``. The evidence, in [0, 1), says how much the picture speaks for the
     prompt (:func:`~custom.localizers.vision_language.scale.evidence`); the stretch is the published one from the least
     to the most salient place, but differences below a floor stay small. So where the evidence is 1 the published
-    thresholds mean what they meant, and a picture that is constant, or speaks against the prompt, gives zero. How well
-    the evidence tells present from absent concepts depends on the weights and the null prompt.
+    thresholds mean what they meant, and a picture that is constant, or speaks against the prompt, gives zero, at next
+    to no cost. How well the evidence tells present from absent concepts depends on the weights and the null prompt.
 
     Args:
         source: folder with the weights, or hub id; None: the published model, from the hub's local cache.
         download: fetch missing weights from the hub.
         scale: ``evidence``; ``minmax``: stretched to [0, 1] whatever there is to see, as published, to compare with.
         null_prompt: what the prompt is weighed against; it should fit every scan.
-        device: None: the GPU if there is one. There, matrix products are computed in bfloat16.
+        device: None: the GPU if there is one.
+        mixed_precision: matrix products in bfloat16, on a GPU.
 
     Raises:
         MissingWeightsError: if the weights are not there.
@@ -73,17 +74,22 @@ class BiomedCLIPLocalizer(PictureLocalizer):
         scale: str,
         null_prompt: str,
         device: str | torch.device | None,
+        mixed_precision: bool,
     ) -> None:
         if scale not in SCALES:
             raise ValueError(f"scale is one of {', '.join(SCALES)}, received {scale!r}.")
         self.scale, self.null_prompt = scale, null_prompt
         self.device = default_device(device)
+        self._mixed = mixed_precision and self.device.type == "cuda"
         self.folder = find_weights(BIOMEDCLIP, source, download)
         self._texts: dict[str, Tensor] = {}
 
     @abstractmethod
-    def saliency(self, tokens: Tensor, texts: Tensor) -> Tensor:
-        """Saliency of each token, ``[N, P, T]``: of tokens behind ``layer``, ``[N, T, C]``, for texts ``[P, D]``."""
+    def saliency(self, tokens: Tensor, texts: Tensor, wanted: Tensor) -> Tensor:
+        """Saliency of each token, ``[N, P, T]``: of tokens behind ``layer``, ``[N, T, C]``, for texts ``[P, D]``.
+
+        Anything is right where it is not ``wanted`` (boolean, ``[N, P]``).
+        """
 
     @property
     @abstractmethod
@@ -119,12 +125,12 @@ class BiomedCLIPLocalizer(PictureLocalizer):
     def _maps(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         squares, (top, left) = _squared(pictures)
         tokens, texts = self._tokens(squares), self._encode(prompts)
-        salient = self.saliency(tokens, texts)[:, :, self._model.tower.extra :].unflatten(2, self._model.tower.grid)
-        whole = F.interpolate(salient, size=squares.shape[2:], mode="bilinear")
+        minmax = self.scale == "minmax"
+        level = tokens.new_ones(len(tokens), len(texts)) if minmax else self._evidence(tokens, texts)
+        salient = self.saliency(tokens, texts, level > 0)[:, :, self._model.tower.extra :]
+        whole = F.interpolate(salient.unflatten(2, self._model.tower.grid), size=squares.shape[2:], mode="bilinear")
         maps = whole[:, :, top : top + pictures.shape[2], left : left + pictures.shape[3]]
-        if self.scale == "minmax":
-            return stretch(maps)
-        return stretch(maps, self.floor(tokens)) * self._evidence(tokens, texts)[:, :, None, None]
+        return stretch(maps, 0 if minmax else self.floor(tokens)) * level[:, :, None, None]
 
     def _evidence(self, tokens: Tensor, texts: Tensor) -> Tensor:
         pictures, blank = (features_of(self._model.tower, each, self.layer, rows=64) for each in (tokens, self._blank))
@@ -144,25 +150,23 @@ class BiomedCLIPLocalizer(PictureLocalizer):
 
     @functools.cached_property
     def _model(self) -> OpenClipModel:
-        return OpenClipModel(self.folder, self.device)
+        model = OpenClipModel(self.folder, self.device)
+        check_layer(self.layer, model.tower)
+        return model
 
     @functools.cached_property
     def _blank(self) -> Tensor:
         """Tokens of a black picture."""
         return self._tokens(torch.zeros(1, 3, self._model.size, self._model.size))
 
-    @property
-    def _mixed(self) -> bool:
-        return self.device.type == "cuda"
 
-
-class BiomedCLIPBottleneck(BiomedCLIPLocalizer):
+class BiomedClipBottleneck(BiomedClipLocalizer):
     """BiomedCLIP and the information bottleneck M2IB, the path of the paper; see :class:`InformationBottleneck`.
 
-    Memory: 1.0 GB for the weights, 0.9 GB for 40 rows, in float32.
+    Memory: 1.0 GB for the weights, 0.9 GB for a batch of 40, in float32.
 
     Args:
-        source: see :class:`BiomedCLIPLocalizer`.
+        source: see :class:`BiomedClipLocalizer`.
         download: likewise.
         beta: weight of compression.
         layer: block behind which the bottleneck sits, from 0.
@@ -170,13 +174,14 @@ class BiomedCLIPBottleneck(BiomedCLIPLocalizer):
         draws: of noise, each step.
         lr: learning rate.
         seed: of the noise.
-        rows: how many noisy pictures go through the network at once; None: 40, on a GPU 320.
-        scale: see :class:`BiomedCLIPLocalizer`.
+        batch_size: how many noisy pictures go through the network at once; None: 40, on a GPU 320.
+        scale: see :class:`BiomedClipLocalizer`.
         floor: nats a channel by which places must differ to be stretched to the full range. A token holds more than 4.5
             nats a channel while the bottleneck is open, and 0.0003 where ten steps have closed it (on activations of
             unit variance half as much again): 0.1 lies between, so what remains of a closed bottleneck is no map.
-        null_prompt: see :class:`BiomedCLIPLocalizer`.
+        null_prompt: see :class:`BiomedClipLocalizer`.
         device: likewise.
+        mixed_precision: likewise.
     """
 
     def __init__(
@@ -189,16 +194,17 @@ class BiomedCLIPBottleneck(BiomedCLIPLocalizer):
         draws: int = 10,
         lr: float = 1.0,
         seed: int = 0,
-        rows: int | None = None,
+        batch_size: int | None = None,
         scale: str = "evidence",
         floor: float = 0.1,
         null_prompt: str = "medical image",
         device: str | torch.device | None = None,
+        mixed_precision: bool = True,
     ) -> None:
-        super().__init__(source, download, scale, null_prompt, device)
+        super().__init__(source, download, scale, null_prompt, device, mixed_precision)
         if floor < 0:
             raise ValueError(f"floor must not be negative, received {floor}.")
-        self.bottleneck = InformationBottleneck(beta, layer, steps, draws, lr, seed, rows)
+        self.bottleneck = InformationBottleneck(beta, layer, steps, draws, lr, seed, batch_size)
         self.nats = floor
 
     @property
@@ -210,9 +216,9 @@ class BiomedCLIPBottleneck(BiomedCLIPLocalizer):
         """Nats a token, from nats a channel."""
         return self.nats * tokens.shape[2]
 
-    def saliency(self, tokens: Tensor, texts: Tensor) -> Tensor:
+    def saliency(self, tokens: Tensor, texts: Tensor, wanted: Tensor) -> Tensor:
         """Nats of each token, ``[N, P, T]``."""
-        return self.bottleneck(self._model.tower, tokens, texts)
+        return self.bottleneck(self._model.tower, tokens, texts, wanted)
 
     def describe(self) -> dict[str, Any]:
         """Return weights and settings; see :class:`custom.localizers.base.Localizer`."""
@@ -220,20 +226,21 @@ class BiomedCLIPBottleneck(BiomedCLIPLocalizer):
         return {**super().describe(), **floor, "saliency": self.bottleneck.describe()}
 
 
-class BiomedCLIPGradient(BiomedCLIPLocalizer):
-    """BiomedCLIP and a gradient: about a hundredth of the bottleneck's work.
+class BiomedClipGradient(BiomedClipLocalizer):
+    """BiomedCLIP and a gradient: one pass forward and one back; see :class:`GradientSaliency`.
 
     A map whose places differ by less than ``1 / (logit_scale * patches)`` of cosine is not stretched to the full range:
     all patches together would not change the model's odds by a factor of e.
 
     Args:
-        source: see :class:`BiomedCLIPLocalizer`.
+        source: see :class:`BiomedClipLocalizer`.
         download: likewise.
         layer: block behind which tokens are judged, from 0; see :class:`GradientSaliency`.
-        rows: how many pictures go through the network at once; None: 40, on a GPU 320.
-        scale: see :class:`BiomedCLIPLocalizer`.
+        batch_size: how many pictures go through the network at once; None: 40, on a GPU 320.
+        scale: see :class:`BiomedClipLocalizer`.
         null_prompt: likewise.
         device: likewise.
+        mixed_precision: likewise.
     """
 
     def __init__(
@@ -241,13 +248,14 @@ class BiomedCLIPGradient(BiomedCLIPLocalizer):
         source: str | Path | None = None,
         download: bool = False,
         layer: int = 9,
-        rows: int | None = None,
+        batch_size: int | None = None,
         scale: str = "evidence",
         null_prompt: str = "medical image",
         device: str | torch.device | None = None,
+        mixed_precision: bool = True,
     ) -> None:
-        super().__init__(source, download, scale, null_prompt, device)
-        self.gradient = GradientSaliency(layer, rows)
+        super().__init__(source, download, scale, null_prompt, device, mixed_precision)
+        self.gradient = GradientSaliency(layer, batch_size)
 
     @property
     def layer(self) -> int:
@@ -259,7 +267,7 @@ class BiomedCLIPGradient(BiomedCLIPLocalizer):
         patches = tokens.shape[1] - self._model.tower.extra
         return 1 / (self._model.logit_scale * patches)
 
-    def saliency(self, tokens: Tensor, texts: Tensor) -> Tensor:
+    def saliency(self, tokens: Tensor, texts: Tensor, wanted: Tensor) -> Tensor:
         """Contribution of each token to the cosine, ``[N, P, T]``."""
         return self.gradient(self._model.tower, tokens, texts, self._blank)
 

@@ -37,8 +37,8 @@ class InformationBottleneck:
         draws: of noise, each step.
         lr: learning rate.
         seed: of the noise.
-        rows: how many noisy pictures go through the network at once; None: 40, on a GPU 320. Results do not depend on
-            it but for rounding.
+        batch_size: how many noisy pictures go through the network at once; None: 40, on a GPU 320. Maps do not depend
+            on it but for rounding.
     """
 
     def __init__(
@@ -49,60 +49,62 @@ class InformationBottleneck:
         draws: int = 10,
         lr: float = 1.0,
         seed: int = 0,
-        rows: int | None = None,
+        batch_size: int | None = None,
     ) -> None:
-        if beta < 0 or lr <= 0 or steps < 1 or draws < 1 or (rows is not None and rows < 1):
+        if beta < 0 or lr <= 0 or steps < 1 or draws < 1 or (batch_size is not None and batch_size < 1):
             raise ValueError(
-                f"beta must not be negative, lr positive, steps, draws and rows at least 1; received beta {beta}, "
-                f"lr {lr}, steps {steps}, draws {draws}, rows {rows}."
+                "beta must not be negative, lr positive, steps, draws and batch_size at least 1; received "
+                f"{beta}, {lr}, {steps}, {draws} and {batch_size}."
             )
         self.beta, self.layer, self.steps, self.draws = beta, layer, steps, draws
-        self.lr, self.seed, self.rows = lr, seed, rows
+        self.lr, self.seed, self.batch_size = lr, seed, batch_size
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that determine a map."""
         names = ("beta", "layer", "steps", "draws", "lr", "seed")
         return {"method": "m2ib", **{name: getattr(self, name) for name in names}}
 
-    def __call__(self, tower: SplitTower, tokens: Tensor, texts: Tensor) -> Tensor:
+    def __call__(self, tower: SplitTower, tokens: Tensor, texts: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Measure the information of each token for each text.
 
         Args:
             tower: frozen.
             tokens: of pictures, behind block ``layer``, ``[N, T, C]`` float32.
             texts: features of prompts, ``[P, D]``, any length.
+            wanted: which pictures and texts, boolean ``[N, P]``; None: all.
 
         Returns:
-            Nats ``[N, P, T]``, float32.
+            Nats ``[N, P, T]``, float32; 0 where not wanted.
 
         Raises:
             ValueError: if no block is left behind ``layer``.
         """
         check_layer(self.layer, tower)
-        pictures = torch.arange(len(tokens), device=tokens.device).repeat_interleave(len(texts))
-        prompts = torch.arange(len(texts), device=tokens.device).repeat(len(tokens))
-        texts = F.normalize(texts.float(), dim=-1)
-        rows = self.rows or (320 if tokens.is_cuda else 40)
+        if wanted is None:
+            wanted = torch.ones(len(tokens), len(texts), dtype=torch.bool, device=tokens.device)
+        pictures, prompts = wanted.nonzero(as_tuple=True)
+        texts = texts.float()
+        batch_size = self.batch_size or (320 if tokens.is_cuda else 40)
         # Groups of whole maps, so that memory is bounded however many pictures and prompts there are.
-        groups = range(0, len(pictures), max(1, rows // self.draws))
-        parts = [slice(start, start + groups.step) for start in groups]
-        found = [self._optimise(tower, tokens[pictures[part]], texts[prompts[part]], rows) for part in parts]
-        nats = torch.cat(found) if found else tokens.new_zeros(0, tokens.shape[1])
-        return nats.reshape(len(tokens), len(texts), tokens.shape[1])
+        size = max(1, batch_size // self.draws)
+        nats = tokens.new_zeros(*wanted.shape, tokens.shape[1])
+        for picture, prompt in zip(pictures.split(size), prompts.split(size), strict=True):
+            nats[picture, prompt] = self._optimise(tower, tokens[picture], texts[prompt], batch_size)
+        return nats
 
-    def _optimise(self, tower: SplitTower, tokens: Tensor, texts: Tensor, rows: int) -> Tensor:
+    def _optimise(self, tower: SplitTower, tokens: Tensor, texts: Tensor, batch_size: int) -> Tensor:
         """Nats ``[M, T]`` of ``M`` maps: tokens ``[M, T, C]``, texts ``[M, D]``."""
         alpha = torch.full_like(tokens, START)
         optimizer = torch.optim.Adam([alpha], lr=self.lr)
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.steps - 1):
             noise = torch.randn((self.draws, *tokens.shape[1:]), generator=generator).to(tokens.device)
-            alpha.grad = self._gradient(tower, alpha, tokens, texts, noise, rows)
+            alpha.grad = self._gradient(tower, alpha, tokens, texts, noise, batch_size)
             optimizer.step()
         return information(alpha, tokens).sum(dim=-1)
 
     def _gradient(
-        self, tower: SplitTower, alpha: Tensor, tokens: Tensor, texts: Tensor, noise: Tensor, rows: int
+        self, tower: SplitTower, alpha: Tensor, tokens: Tensor, texts: Tensor, noise: Tensor, batch_size: int
     ) -> Tensor:
         """Gradient of the loss of each map with respect to its ``alpha``.
 
@@ -111,7 +113,7 @@ class InformationBottleneck:
         open_ = torch.sigmoid(alpha)
         closed = torch.sigmoid(-alpha)
         similarity = torch.zeros_like(alpha)
-        for pair in torch.arange(len(tokens) * self.draws, device=tokens.device).split(rows):
+        for pair in torch.arange(len(tokens) * self.draws, device=tokens.device).split(batch_size):
             which, draw = pair // self.draws, pair % self.draws
             here, eps = tokens[which], noise[draw]
             passed = (open_[which] * here + closed[which] * eps).requires_grad_()

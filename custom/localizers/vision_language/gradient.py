@@ -23,13 +23,13 @@ class GradientSaliency:
 
     Args:
         layer: block behind which tokens are judged, from 0.
-        rows: how many pictures go through the network at once; None: 40, on a GPU 320.
+        batch_size: how many pictures go through the network at once; None: 40, on a GPU 320.
     """
 
-    def __init__(self, layer: int = 9, rows: int | None = None) -> None:
-        if rows is not None and rows < 1:
-            raise ValueError(f"rows must be at least 1, received {rows}.")
-        self.layer, self.rows = layer, rows
+    def __init__(self, layer: int = 9, batch_size: int | None = None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {batch_size}.")
+        self.layer, self.batch_size = layer, batch_size
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that determine a map."""
@@ -51,8 +51,8 @@ class GradientSaliency:
             ValueError: if no block is left behind ``layer``.
         """
         check_layer(self.layer, tower)
-        rows = self.rows or (320 if tokens.is_cuda else 40)
-        found = [self._contributions(tower, part, texts.float(), blank) for part in tokens.split(rows)]
+        batch_size = self.batch_size or (320 if tokens.is_cuda else 40)
+        found = [self._contributions(tower, part, texts.float(), blank) for part in tokens.split(batch_size)]
         return torch.cat(found, dim=0)
 
     def _contributions(self, tower: SplitTower, tokens: Tensor, texts: Tensor, blank: Tensor) -> Tensor:

@@ -54,4 +54,5 @@ def _random_weights(config: dict, bert: Path, vocabulary: int) -> dict[str, torc
             # Weights that let a patch and a word make a difference: timm's own start makes them nearly vanish.
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.8 / parameter[0].numel() ** 0.5)
+        model.logit_scale.data.fill_(4.4)  # about the published model's
     return {name: value.clone() for name, value in model.state_dict().items()}
