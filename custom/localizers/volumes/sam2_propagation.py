@@ -20,7 +20,9 @@ from custom.localizers.volumes.slices import SliceView, plain, voxel_sizes
 if TYPE_CHECKING:
     from transformers import Sam2VideoModel
 
-SAM2_VIDEO = PretrainedModel("facebook/sam2.1-hiera-tiny", "main", "Apache-2.0", 156, ("*.json", "*.safetensors"))
+SAM2_VIDEO = PretrainedModel(  # the same files as those of custom.localizers.refiners.sam
+    "facebook/sam2.1-hiera-base-plus", "b7320756a13354e7530a63935656d35b2f91a290", "Apache-2.0", 324
+)
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROMPTS = ("box", "mask")
 _BOX_CORNERS = (2, 3)  # SAM 2's labels for the two corners of a box
@@ -32,8 +34,8 @@ class Sam2Propagation:
     Each region of the coarse map is prompted in the slice that holds most of its evidence; SAM 2 follows it in both
     directions, its memory holding that slice and the last ones, until the region has vanished: SAM 2 says that the
     object is not there, or one of :class:`custom.localizers.volumes.propagation.Rules` ends it. Model
-    ``facebook/sam2.1-hiera-tiny`` (Apache-2.0, 156 MB; ``-small``, ``-base-plus`` and ``-large`` are of the same
-    class); pictures of 1024 px; about 2 GB of memory. Trained on films of everyday things, on no scans.
+    ``facebook/sam2.1-hiera-base-plus`` (Apache-2.0, 324 MB; ``-tiny``, ``-small``, ``-large`` are of the same class);
+    pictures of 1024 px, about 5 MB a followed slice beside the model. Trained on films of everyday things, on no scans.
 
     Args:
         source: local folder or hub id, see :func:`custom.localizers.pretrained.find_weights`.

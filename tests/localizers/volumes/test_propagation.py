@@ -7,9 +7,11 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from custom.components import load_component
 from custom.localizers.base import Refiner
 from custom.localizers.pictures import PictureRefiner
 from custom.localizers.volumes import Propagation
+from custom.localizers.volumes.propagation import Rules
 
 
 @pytest.fixture
@@ -136,6 +138,12 @@ def test_thick_slices(outline, tube, coarse):
 def test_pictures_pass_through(outline):
     image, coarse = torch.rand(1, 8, 6), torch.rand(1, 8, 6)
     assert torch.equal(Propagation(outline).refine(image, coarse), outline.refine(image, coarse))
+
+
+def test_the_config_holds_the_defaults(configs):
+    refiner = load_component(configs / "refiners", "propagate")
+    assert refiner.rules == Rules()
+    assert isinstance(refiner.refiner, PictureRefiner)
 
 
 def test_it_is_described(outline):

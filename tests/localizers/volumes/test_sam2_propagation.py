@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 
+from custom.components import load_component
 from custom.localizers.base import Refiner
 from custom.localizers.pictures import scaled
 from custom.localizers.pretrained import MissingWeightsError
@@ -139,6 +140,11 @@ def test_thick_slices_along_another_axis(folder, scan):
     image = MetaTensor(scan[0], affine=torch.diag(torch.tensor([1.0, 1.0, 3.0, 1.0])))
     found = Sam2Propagation(folder, axis=0, device="cpu", **LOOSE).refine(image, scan[1])
     assert found.shape == scan[1].shape
+
+
+def test_the_config_holds_the_defaults(configs, folder):
+    refiner = load_component(configs / "refiners", "propagate_sam2", {"source": str(folder)})
+    assert refiner.describe() == Sam2Propagation(folder).describe()
 
 
 def test_it_is_described(folder):
