@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from custom.components import load_component
 from custom.localizers.base import Refiner
 from custom.localizers.pretrained import MissingWeightsError
 from custom.localizers.refiners.sam import MedSamRefiner, Sam2Refiner, SamRefiner
@@ -159,6 +160,12 @@ def test_equals_the_library(made, generator):
     masks = processor.post_process_masks(model(**used, multimask_output=False).pred_masks, *sizes, binarize=False)
     expected = masks[0][:, 0].sigmoid()
     torch.testing.assert_close(refiner.refine_pictures(picture[None], coarse)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_the_shipped_config_holds_the_defaults(made, refiner, configs):
+    built = load_component(configs / "refiners", made[1].name, {"source": str(made[1]), "device": "cpu"})
+    assert type(built) is made[0]
+    assert built.describe() == refiner.describe()
 
 
 def test_missing_weights_are_named_with_what_to_run(made, tmp_path, monkeypatch, scan, coarse):

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from custom.components import load_component
 from custom.localizers import Localizer
 from custom.localizers.pretrained import MissingWeightsError
 from custom.localizers.vision_language.clipseg import ClipSegLocalizer
@@ -135,6 +136,14 @@ def test_the_parameters_that_matter_are_described(made):
 @pytest.mark.parametrize("made", THRESHOLDED, indirect=True)
 def test_nothing_above_the_threshold_is_a_map_of_zeros(made, scan):
     assert made[0](source=made[1], device="cpu", threshold=1.0).localize(scan, ["lung"]).eq(0).all()
+
+
+def test_the_shipped_config_holds_the_defaults(made, configs):
+    built = load_component(configs / "localizers", made[1].name, {"source": str(made[1]), "device": "cpu"})
+    default = made[0](source=made[1], device="cpu")
+    assert type(built) is made[0]
+    assert built.describe() == default.describe()
+    assert built.batch_size == default.batch_size
 
 
 def test_batches_must_hold_something(made):
