@@ -114,9 +114,11 @@ def _from_hub(model: PretrainedModel, repo_id: str, revision: str, download: boo
 def _how_to_get(model: PretrainedModel, folder: str, repo_id: str = "", revision: str = "") -> str:
     repo_id, revision = repo_id or model.repo_id, revision or model.revision
     access = f" Ask for access at https://huggingface.co/{repo_id} first (gated)." if model.gated else ""
+    # repositories hold the weights in further formats, too, twice as much to download
+    files = "".join(f" --include '{pattern}'" for pattern in model.files)
     return (
         f"They take {model.megabytes} MB (licence: {model.licence}). Either allow the download into the hub's cache "
         "(~/.cache/huggingface, or HF_HOME) with the option {download: true}, or run `hf download "
-        f"{repo_id} --revision {revision} --local-dir {folder}` on a machine with network access, copy the folder, and "
-        f"give it with the option {{source: {folder}}}.{access}"
+        f"{repo_id} --revision {revision}{files} --local-dir {folder}` on a machine with network access, copy the "
+        f"folder, and give it with the option {{source: {folder}}}.{access}"
     )
