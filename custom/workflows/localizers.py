@@ -10,6 +10,7 @@ from typing import Any
 from custom.components import load_component
 from custom.localizers import Localizer
 from custom.localizers.base import Refiner
+from custom.localizers.ensembles import PromptEnsemble
 from custom.localizers.pictures import PictureLocalizer, PictureRefiner
 from custom.localizers.refined import RefinedLocalizer
 from custom.localizers.volumes import Slicewise, SlicewiseRefiner
@@ -51,8 +52,6 @@ def load_localizer(
     elif slices and not isinstance(localizer, Slicewise):
         raise ValueError(f"slices is for models of pictures on volumes; {name!r} takes scans as they are.")
     if templates:
-        from custom.localizers.ensembles import PromptEnsemble
-
         localizer = PromptEnsemble(localizer, [templates] if isinstance(templates, str) else list(templates))
     if chain:
         localizer = RefinedLocalizer(
