@@ -17,7 +17,9 @@ from custom.localizers import ConceptLocalizer
 from custom.workflows.self_teaching import (
     LesionLoss,
     LesionTarget,
+    SelfLabelled,
     draw_shots,
+    kinds_of_scans,
     localize_command,
     teaching_items,
     teaching_sampler,
@@ -107,6 +109,7 @@ def test_volumes_and_lungs(tmp_path):
         ({"image_size": [30, 32]}, "multiples of 4"),
         ({"image_size": [32, 32, 32]}, "2D scans and this network need 2 multiples"),
         ({"lesions": "liver"}, "No lesions 'liver'; known: brain, lung"),
+        ({"earlier": "nowhere.safetensors"}, "nowhere.safetensors and nowhere.json: no such file"),
         ({"area": "liver"}, "Unknown search area 'liver'"),
         ({"lesion_options": {"size": [0.5, 0.1]}}, "least <= largest"),
     ],
@@ -128,13 +131,55 @@ def test_shots_come_from_train_alone_and_no_other_annotation_is_read(brains):
     assert not any("mask" in item or "label" in item for item in teaching_items(datalist, "val"))
 
 
-def test_annotated_scans_get_their_share_of_the_draws():
-    scans = [{"scan_id": str(index)} for index in range(100)]
+def test_kinds_of_scans_get_their_share_of_the_draws():
+    kinds = ["unlabelled"] * 90 + ["annotated"] * 2 + ["self_labelled"] * 8
     generator = torch.Generator().manual_seed(0)
-    drawn = list(teaching_sampler(scans, ["3", "7"], 0.4, 4000, generator))
-    assert abs(np.isin(drawn, [3, 7]).mean() - 0.4) < 0.03
-    assert len(set(teaching_sampler(scans, [], 0.4, 4000, generator))) == 100
-    assert set(teaching_sampler(scans[:2], ["0", "1"], 0.4, 50, generator)) == {0, 1}
+    shares = {"annotated": 0.4, "self_labelled": 0.2}
+    drawn = np.array(list(teaching_sampler(kinds, shares, 4000, generator)))
+    assert abs(np.isin(drawn, [90, 91]).mean() - 0.4) < 0.03
+    assert abs((drawn > 91).mean() - 0.2) < 0.03
+    assert len(set(teaching_sampler(["unlabelled"] * 100, shares, 4000, generator))) == 100
+    assert set(teaching_sampler(["annotated"] * 2, shares, 50, generator)) == {0, 1}
+
+
+class Sure:
+    """Stands in for a trained network: its map is the scan."""
+
+    image_size = (12, 12)
+
+    def on_grid(self, grid, inside):
+        return grid * inside
+
+
+def spot(height, annotated=0.0):
+    image = torch.zeros(1, 12, 12)
+    image[0, 3:6, 3:6] = height
+    image[0, 9, 9] = 0.8 * height
+    area = torch.ones(1, 12, 12)
+    return {"image": image, "area": area, "annotation": torch.zeros_like(area), "annotated": torch.tensor([annotated])}
+
+
+def test_the_surest_scans_are_labelled_around_their_maximum():
+    scans = [spot(0.3), spot(0.9), spot(1.0, annotated=1.0), spot(0.6), spot(0.2)]
+    pool = SelfLabelled(scans, Sure(), share=0.5)
+    assert sorted(pool.labels) == [1, 3]
+    assert torch.equal(pool[1]["annotation"] > 0, (scans[1]["image"] == 0.9))
+    assert pool[1]["annotated"] == 0
+    assert not pool[0]["annotation"].any()
+    assert kinds_of_scans(pool) == ["unlabelled", "self_labelled", "annotated", "self_labelled", "unlabelled"]
+    assert not SelfLabelled(scans, None).labels
+    with pytest.raises(ValueError, match="earlier network has the grid"):
+        SelfLabelled([{**spot(1), "image": torch.zeros(1, 8, 8)}], Sure())
+
+
+def test_a_second_round_goes_on_from_the_first(brains, tmp_path):
+    first = teach(brains, tmp_path / "first", shots=1)
+    weights = str(tmp_path / "first" / "self_taught.safetensors")
+    second = teach(brains, tmp_path / "second", earlier=weights, seed=1, shots=2)
+    assert second["earlier"] == first["sha256"] != second["sha256"]
+    assert second["self_labelled"] == round(0.3 * 8)
+    assert set(first["shot_ids"]) <= set(second["shot_ids"])
+    assert second["shots"] == len(second["shot_ids"])
 
 
 def test_the_surest_finds_outside_the_marks_are_not_punished():

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,11 +17,13 @@ import numpy as np
 import torch
 from monai.engines import PrepareBatch
 from safetensors.torch import save_file
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import WeightedRandomSampler
 
 from custom.files import write_atomically
+from custom.localizers.operators.finder import Finder, load_finder
 from custom.networks.weights import file_hash
 from custom.tasks.classification import FineTuning
 from custom.tasks.results import write_json
@@ -146,27 +150,109 @@ def teaching_items(datalist: Datalist, split: str, shot_ids: Sequence[str] = ())
     ]
 
 
+class SelfLabelled(Sequence[dict[Hashable, Any]]):
+    """Scans of which an earlier network labels those where it is surest: their lesions are real ones.
+
+    A network that learnt from synthetic lesions alone also learnt that real ones, which nobody marked, are none. The
+    share of scans in which its map has the highest maxima gets the connected part around that maximum, above half of
+    it, as ``annotation``; the rest of such a scan still counts as not looked at.
+
+    Args:
+        scans: entries on the network's grid with ``image``, ``area``, ``annotation`` and ``annotated``.
+        earlier: the earlier network, on the same grid; None: no scan is labelled.
+        share: of the scans without annotation, in [0, 1].
+
+    - ``labels``: index -> label ``[1, *image_size]`` of 0 and 1.
+
+    Raises:
+        ValueError: if the network has another grid.
+    """
+
+    def __init__(self, scans: Sequence[Mapping[Hashable, Any]], earlier: Finder | None, share: float = 0.3) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"The share of self-labelled scans lies in [0, 1], received {share}.")
+        self.scans = scans
+        self.labels = _surest(scans, earlier, share) if earlier is not None and share > 0 else {}
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Entry of a scan, labelled or as it is."""
+        scan = dict(self.scans[index])
+        return {**scan, "annotation": self.labels[index]} if index in self.labels else scan
+
+
+def _surest(scans: Sequence[Mapping[Hashable, Any]], earlier: Finder, share: float) -> dict[int, Tensor]:
+    found: list[tuple[float, int, np.ndarray]] = []
+    for index, scan in enumerate(scans):
+        if scan["annotated"] > 0:
+            continue
+        grid = scan["image"][0].numpy()
+        if grid.shape != earlier.image_size:
+            raise ValueError(
+                f"The earlier network has the grid {list(earlier.image_size)}, this run {list(grid.shape)}: give the "
+                f'same with --image_size "{list(earlier.image_size)}".'
+            )
+        probability = earlier.on_grid(grid, scan["area"][0].numpy() > 0.5)
+        found.append((float(probability.max()), index, _part_around_maximum(probability)))
+    chosen = sorted(found, key=lambda each: (-each[0], each[1]))[: round(share * len(found))]
+    return {index: torch.from_numpy(mask.astype(np.float32))[None] for _, index, mask in chosen}
+
+
+def _part_around_maximum(probability: np.ndarray) -> np.ndarray:
+    parts, _ = ndimage.label(probability > 0.5 * probability.max())
+    part: np.ndarray = parts == parts[np.unravel_index(int(probability.argmax()), parts.shape)]
+    return part & (probability > 0)
+
+
 def teaching_sampler(
-    scans: Sequence[Mapping[Hashable, Any]],
-    shot_ids: Sequence[str],
-    share: float,
-    samples: int,
-    generator: torch.Generator,
+    kinds: Sequence[str], shares: Mapping[str, float], samples: int, generator: torch.Generator
 ) -> WeightedRandomSampler:
     """Draw scans with replacement, so that an epoch is as long for a small set as for a large one.
 
     Args:
-        scans: entries with ``scan_id``.
-        shot_ids: annotated scans among them.
-        share: of the draws that are annotated scans, if there are any.
+        kinds: of each scan, see :func:`kinds_of_scans`.
+        shares: kind -> share of the draws, where there are such scans; the rest goes to the kinds not named.
         samples: draws an epoch.
         generator: source of all draws.
     """
-    chosen = np.isin([str(scan["scan_id"]) for scan in scans], list(shot_ids))
-    count = int(chosen.sum())
-    share = share if count < len(scans) else 1.0
-    weights = np.where(chosen, share / max(count, 1), (1 - share * (count > 0)) / max(len(scans) - count, 1))
-    return WeightedRandomSampler(weights.tolist(), samples, replacement=True, generator=generator)
+    counts = Counter(kinds)
+    named = {kind: share for kind, share in shares.items() if kind in counts}
+    others = sum(count for kind, count in counts.items() if kind not in named)
+    rest = (1 - sum(named.values())) / max(others, 1)
+    weights = [named[kind] / counts[kind] if kind in named else rest for kind in kinds]
+    return WeightedRandomSampler(weights, samples, replacement=True, generator=generator)
+
+
+def kinds_of_scans(scans: SelfLabelled) -> list[str]:
+    """What is known of each scan: "annotated", "self_labelled" or "unlabelled"."""
+    kinds = ["annotated" if scan["annotated"] > 0 else "unlabelled" for scan in scans.scans]
+    return ["self_labelled" if index in scans.labels else kind for index, kind in enumerate(kinds)]
+
+
+class Earlier:
+    """A network taught before, from which a run goes on; None of everything without a file.
+
+    Args:
+        weights: its ``self_taught.safetensors``, or None.
+
+    - ``finder``: the network, ready for use; ``record``: of its JSON file; ``shot_ids``: annotated scans that it saw.
+    """
+
+    def __init__(self, weights: str | Path | None) -> None:
+        self.finder = load_finder(weights) if weights else None
+        self.record = json.loads(Path(weights).with_suffix(".json").read_text()) if weights else None
+        self.shot_ids: list[str] = self.record["shot_ids"] if self.record else []
+
+    def start(self, network: nn.Module) -> nn.Module:
+        """Copy its weights into a network of the same architecture; ValueError if it is another."""
+        if self.finder is not None:
+            try:
+                network.load_state_dict(self.finder.network.state_dict())
+            except RuntimeError as error:
+                raise ValueError(f"The earlier network is another than this run's: {error}") from error
+        return network
 
 
 def preset(presets: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:

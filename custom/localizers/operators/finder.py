@@ -98,8 +98,11 @@ class Finder:
     def probability(self, values: np.ndarray) -> np.ndarray:
         """From grey values ``[*spatial]`` to probabilities ``[*image_size]`` in [0, 1], float32."""
         grid = to_grid(values, self.image_size)
+        return self.on_grid(grid, search_area(grid, self.area, self.modality))
+
+    def on_grid(self, grid: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Probabilities of a scan that is on the network's grid already, with its search area."""
         found = self._outputs(torch.from_numpy(grid)[None, None]).numpy()
-        inside = search_area(grid, self.area, self.modality)
         return smooth(found * inside, self.blur * max(self.image_size))
 
     @torch.inference_mode()
