@@ -45,7 +45,7 @@ class OpenClipModel:
         self._text = model.text.to(device).eval().requires_grad_(False)
         self._tokenizer, self._context = _tokenizer(self.folder), int(config["text_cfg"].get("context_length", 77))
         self.size = int(model.visual.image_size[0])
-        self.logit_scale = float(model.logit_scale.exp())
+        self.logit_scale = float(model.logit_scale.detach().exp())
         preprocess = model.visual.preprocess_cfg
         self._mean, self._std = (torch.tensor(preprocess[key]).view(3, 1, 1).to(device) for key in ("mean", "std"))
         self._mode = str(preprocess["interpolation"])
@@ -131,7 +131,9 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights that open_clip will choose, without reading them all."""
     from open_clip.factory import _find_checkpoint_in_dir
 
-    file = str(_find_checkpoint_in_dir(folder))
+    file = _find_checkpoint_in_dir(folder)
+    if file is None:
+        raise ValueError(f"{folder} holds no weights that open_clip reads (*.safetensors, *.bin, *.pth).")
     if file.endswith(".safetensors"):
         from safetensors import safe_open
 
