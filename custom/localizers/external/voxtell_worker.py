@@ -47,7 +47,7 @@ def _probabilities(predictor: Any, volume: np.ndarray, prompts: list[str]) -> np
     # VoxTell's reader (NibabelIOWithReorient of nnU-Net) turns scans to RAS+ and hands over [1, Z, Y, X].
     turned = np.ascontiguousarray(volume.transpose(2, 1, 0))[None]
     data, box, shape = predictor.preprocess(turned)
-    embeddings = predictor.embed_text_prompts(prompts)
+    embeddings = _embedded(predictor, prompts)
     try:
         logits = predictor.predict_sliding_window_return_logits(data, embeddings)
     except RuntimeError as error:
@@ -60,6 +60,19 @@ def _probabilities(predictor: Any, volume: np.ndarray, prompts: list[str]) -> np
     inside = tuple(slice(int(low), int(high)) for low, high in box)  # preprocess cut away the empty border
     maps[(slice(None), *inside)] = torch.sigmoid(logits.float()).cpu().numpy()
     return maps.transpose(0, 3, 2, 1)
+
+
+def _embedded(predictor: Any, prompts: list[str]) -> Any:
+    try:
+        return predictor.embed_text_prompts(prompts)
+    except OSError as error:  # of the transformers library: the text encoder is not on this machine
+        known = predictor.embedding_bank or {}
+        new = [prompt for prompt in prompts if prompt.lower() not in known]
+        raise RuntimeError(
+            f"{new} is not among the {len(known)} precomputed embeddings, and the text encoder that it needs cannot be "
+            f"loaded ({error}). Fetch it (8 GB): hf download Qwen/Qwen3-Embedding-4B --local-dir FOLDER, and name it "
+            "with the option {text_encoder: FOLDER}; or allow {download: true}."
+        ) from error
 
 
 def _grid(shape: tuple[int, ...], affine: np.ndarray, spacing: Any) -> tuple[int, ...]:

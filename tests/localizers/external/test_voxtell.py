@@ -81,6 +81,11 @@ def test_its_maps_are_kept_like_any_others(voxtell, scan, tmp_path):
     assert made.max() == 1
 
 
+def test_a_missing_text_encoder_says_for_which_prompt(voxtell, scan):
+    with pytest.raises(WorkerError, match=r"\['Unheard of'\] is not among the 1 (.|\n)*text_encoder: FOLDER"):
+        voxtell.localize(scan, ["right", "Unheard of"])
+
+
 def test_it_is_described_without_being_started(model_dir):
     described = json.loads(json.dumps(VoxTell(model_dir=model_dir, spacing=1.5).describe()))
     assert described["model"] == "voxtell_v1.1"
