@@ -29,7 +29,8 @@ class SamRefiner(PictureRefiner):
     look at the picture. A constant picture has maps of zeros, too.
 
     Pictures are scaled to a long side of 1024 px. 94 million parameters, 0.4 GB; about 3 GB of memory.
-    ``source: facebook/sam-vit-huge`` (641 million, 2.6 GB; about 8 GB of memory) is the model that MedCLIP-SAMv2 uses.
+    ``source: facebook/sam-vit-huge`` (at ``87aecf0df4ce6b30cd7de76e87673c49644bdf67``; 641 million, 2.6 GB) is the
+    model that MedCLIP-SAMv2 uses.
 
     Args:
         source: a local folder, or a hub id of weights of the same class; None: the published ones.
@@ -180,7 +181,8 @@ class SamRefiner(PictureRefiner):
 class Sam2Refiner(SamRefiner):
     """Masks of SAM 2.1 (``facebook/sam2.1-hiera-base-plus``, Apache-2.0; arXiv 2408.00714); see :class:`SamRefiner`.
 
-    Pictures are squeezed to 1024 × 1024. 81 million parameters, 0.3 GB; about 2 GB of memory. Other sizes:
+    Pictures are squeezed to 1024 × 1024. 73 million parameters (without those for video, which the weights also hold),
+    0.3 GB; about 2 GB of memory. Other sizes:
     ``facebook/sam2.1-hiera-tiny``, ``-small``, ``-large``.
     """
 

@@ -18,7 +18,7 @@ class ClipSegLocalizer(PromptedLocalizer):
     """Per-pixel probabilities of CLIPSeg (``CIDAS/clipseg-rd64-refined``, Apache-2.0).
 
     Taught on natural pictures (PhraseCut). Pictures are squeezed to 352 × 352, probabilities come back on the picture's
-    grid. Every picture is encoded once, whatever the number of prompts. 151 million parameters, 0.6 GB; about 1 GB
+    grid. Every picture is encoded once, whatever the number of prompts. 151 million parameters, 0.6 GB; about 2 GB
     of memory at a batch of 8. Reads up to 77 tokens.
 
     Args:

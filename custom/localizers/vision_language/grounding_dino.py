@@ -20,10 +20,10 @@ class GroundingDinoLocalizer(PromptedLocalizer):
 
     Taught on natural pictures. Pictures are scaled to a short side of 800 px (long side at most 1333); each prompt is
     read alone, so that prompts cannot influence each other, in the form that the model expects: lower case, a full stop
-    at the end and none inside. A box scores as its best-matching token does (section 3.4; ``threshold`` 0.25 as in
-    the authors' demonstration); :func:`custom.localizers.vision_language.detections.paint` makes the map. 233 million
-    parameters, 0.9 GB; about 4 GB of memory a picture. ``source: IDEA-Research/grounding-dino-tiny`` is the smaller
-    model (172 million, 0.7 GB). Reads up to 256 tokens.
+    at the end and none inside. A box scores as its best-matching token does; that and ``threshold`` 0.25 are as in the
+    authors' demonstration. :func:`custom.localizers.vision_language.detections.paint` makes the map. 232 million
+    parameters, 0.9 GB; about 3 GB of memory. ``source: IDEA-Research/grounding-dino-tiny`` (at
+    ``a2bb814dd30d776dcf7e30523b00659f4f141c71``) is the smaller model: 172 million, 0.7 GB. Reads up to 256 tokens.
 
     Args:
         source: see :class:`PromptedLocalizer`.

@@ -22,7 +22,7 @@ class Sam3Localizer(PromptedLocalizer):
     picture at all. The weights are gated: ask for access on the hub, log in (``hf auth login``), then download; they
     come under the SAM licence of 19 November 2025, which the user has to read. Taught on natural pictures and short
     noun phrases; words of place ("left") do little. Pictures are squeezed to 1008 × 1008 and encoded once for all
-    prompts. About 840 million parameters, 3.4 GB; about 8 GB of memory a picture. Reads up to 32 tokens.
+    prompts. 840 million parameters, 3.4 GB; about 6 GB of memory a picture. Reads up to 32 tokens.
 
     Args:
         source: see :class:`PromptedLocalizer`.
