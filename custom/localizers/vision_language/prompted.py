@@ -12,9 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from custom.localizers.base import UnknownPromptError
 from custom.localizers.checkpoint import Checkpoint
 from custom.localizers.pictures import PictureLocalizer
 from custom.localizers.pretrained import PretrainedModel
+
+
+class UnreadablePromptError(UnknownPromptError):
+    """A prompt that a model cannot take: it holds no word, or more than the model reads."""
+
+    def __str__(self) -> str:
+        return f"The prompt {self.prompt!r} {self.reason}"
 
 
 class PromptedLocalizer(PictureLocalizer):
@@ -90,7 +98,7 @@ class PromptedLocalizer(PictureLocalizer):
         """Find what each prompt names in each picture; see :class:`custom.localizers.pictures.PictureLocalizer`.
 
         Raises:
-            ValueError: if a prompt is empty, or longer than the model can read.
+            UnreadablePromptError: if a prompt is empty, or longer than the model can read.
             MissingWeightsError: if the model is not on this machine and may not (or cannot) be downloaded.
             FloatingPointError: if the model computes values that are not finite.
         """
@@ -121,12 +129,14 @@ class PromptedLocalizer(PictureLocalizer):
     def _checked(self, prompt: str) -> str:
         text = self.as_text(prompt)
         if not any(character.isalnum() for character in text):
-            raise ValueError(f"The prompt {prompt!r} holds no word.")
+            raise UnreadablePromptError(prompt, [], "holds no word.")
         length = len(self.checkpoint.processor.tokenizer(text, verbose=False)["input_ids"])
         if length > self.longest_prompt():
-            raise ValueError(
-                f"The prompt {prompt!r} has {length} tokens (start and end included), {self.name} reads at most "
-                f"{self.longest_prompt()}: name the thing in fewer words."
+            raise UnreadablePromptError(
+                prompt,
+                [],
+                f"has {length} tokens (start and end included), {self.name} reads at most {self.longest_prompt()}: name "
+                "the thing in fewer words.",
             )
         return text
 

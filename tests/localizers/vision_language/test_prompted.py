@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from custom.components import load_component
-from custom.localizers import Localizer
+from custom.localizers import Localizer, UnknownPromptError
 from custom.localizers.pretrained import MissingWeightsError
 from custom.localizers.vision_language.clipseg import ClipSegLocalizer
 from custom.localizers.vision_language.grounding_dino import GroundingDinoLocalizer
@@ -101,13 +101,14 @@ def test_no_prompt_no_map(localizer, scan):
 
 @pytest.mark.parametrize("prompt", ["", "  ", "...", "?!"])
 def test_a_prompt_without_words_is_refused(localizer, scan, prompt):
-    with pytest.raises(ValueError, match="holds no word"):
+    with pytest.raises(UnknownPromptError, match="holds no word"):
         localizer.localize(scan, [prompt])
 
 
 def test_a_prompt_that_is_too_long_is_refused_by_name(localizer, scan):
-    with pytest.raises(ValueError, match=r"'lung lung.*tokens.*reads at most \d+"):
+    with pytest.raises(UnknownPromptError, match=r"'lung lung.*tokens.*reads at most \d+") as caught:
         localizer.localize(scan, ["lung", "lung " * 50])
+    assert caught.value.prompt == "lung " * 50
 
 
 def test_the_longest_prompt_that_is_let_through_is_read(localizer, scan):
