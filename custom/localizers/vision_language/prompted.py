@@ -135,8 +135,8 @@ class PromptedLocalizer(PictureLocalizer):
             raise UnreadablePromptError(
                 prompt,
                 [],
-                f"has {length} tokens (start and end included), {self.name} reads at most {self.longest_prompt()}: name "
-                "the thing in fewer words.",
+                f"has {length} tokens (start and end included), {self.name} reads at most {self.longest_prompt()}: "
+                "name the thing in fewer words.",
             )
         return text
 
