@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,14 @@ import torch
 from torch import Tensor
 
 
+@functools.cache
 def software_versions() -> dict[str, str]:
     """Versions of the libraries that made a map."""
-    return {"monai": str(monai.__version__), "torch": str(torch.__version__)}
+    versions = {"monai": str(monai.__version__), "torch": str(torch.__version__)}
+    for name in ("transformers", "open_clip_torch"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def digest(array: Tensor) -> str:
