@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from custom.localizers.vision_language.towers import SplitTower, check_layer
+from custom.localizers.vision_language.towers import SplitTower, batch_size_for, check_layer
 
 START = 5.0  # alpha of an open bottleneck: sigmoid(5) = 0.993
 
@@ -37,7 +37,7 @@ class InformationBottleneck:
         draws: of noise, each step.
         lr: learning rate.
         seed: of the noise.
-        batch_size: how many noisy pictures go through the network at once; None: 40, on a GPU 320. Maps do not depend
+        batch_size: how many noisy pictures go through the network at once; None: 10, on a GPU 320. Maps do not depend
             on it but for rounding.
     """
 
@@ -82,14 +82,14 @@ class InformationBottleneck:
         check_layer(self.layer, tower)
         if wanted is None:
             wanted = torch.ones(len(tokens), len(texts), dtype=torch.bool, device=tokens.device)
-        pictures, prompts = wanted.nonzero(as_tuple=True)
-        texts = texts.float()
-        batch_size = self.batch_size or (320 if tokens.is_cuda else 40)
-        # Groups of whole maps, so that memory is bounded however many pictures and prompts there are.
-        size = max(1, batch_size // self.draws)
         nats = tokens.new_zeros(*wanted.shape, tokens.shape[1])
-        for picture, prompt in zip(pictures.split(size), prompts.split(size), strict=True):
-            nats[picture, prompt] = self._optimise(tower, tokens[picture], texts[prompt], batch_size)
+        if not bool(wanted.any()):
+            return nats
+        batch_size = batch_size_for(tokens, self.batch_size)
+        # Groups of whole maps, so that memory is bounded however many pictures and prompts there are.
+        groups = wanted.nonzero().split(max(1, batch_size // self.draws))
+        for picture, prompt in (group.unbind(dim=1) for group in groups):
+            nats[picture, prompt] = self._optimise(tower, tokens[picture], texts.float()[prompt], batch_size)
         return nats
 
     def _optimise(self, tower: SplitTower, tokens: Tensor, texts: Tensor, batch_size: int) -> Tensor:
@@ -110,20 +110,23 @@ class InformationBottleneck:
 
         Autograd runs through the suffix only, from the cosine to ``t``; the rest is written down.
         """
-        open_ = torch.sigmoid(alpha)
-        closed = torch.sigmoid(-alpha)
+        passed, held = torch.sigmoid(alpha), torch.sigmoid(-alpha)
         similarity = torch.zeros_like(alpha)
-        for pair in torch.arange(len(tokens) * self.draws, device=tokens.device).split(batch_size):
-            which, draw = pair // self.draws, pair % self.draws
-            here, eps = tokens[which], noise[draw]
-            passed = (open_[which] * here + closed[which] * eps).requires_grad_()
-            with torch.enable_grad():
-                features = tower.suffix(passed, self.layer).float()
-                (slope,) = torch.autograd.grad(F.cosine_similarity(features, texts[which]).sum(), passed)
-            similarity.index_add_(0, which, slope.float() * (here - eps))
-        compression = open_ + (open_ * tokens).square() * closed - open_ * closed.square()
+        for eps in noise.split(max(1, batch_size // len(tokens))):
+            noisy = (passed * tokens)[:, None] + held[:, None] * eps
+            slope = self._slope(tower, noisy.flatten(0, 1), texts.repeat_interleave(len(eps), dim=0))
+            similarity += (slope.view_as(noisy) * (tokens[:, None] - eps)).sum(dim=1)
+        compression = passed + (passed * tokens).square() * held - passed * held.square()
         size = tokens.shape[1] * tokens.shape[2]
-        return self.beta / size * compression - similarity * (open_ * closed / self.draws)
+        return self.beta / size * compression - similarity * (passed * held / self.draws)
+
+    def _slope(self, tower: SplitTower, noisy: Tensor, texts: Tensor) -> Tensor:
+        """Gradient of the cosine between picture and text with respect to the picture's tokens, ``[R, T, C]``."""
+        noisy.requires_grad_()
+        with torch.enable_grad():
+            cosines = F.cosine_similarity(tower.suffix(noisy, self.layer).float(), texts)
+            (slope,) = torch.autograd.grad(cosines.sum(), noisy)
+        return slope.float()
 
 
 def information(alpha: Tensor, tokens: Tensor) -> Tensor:

@@ -107,7 +107,12 @@ def _class_token(block: Any, tokens: Tensor) -> Tensor:
     return first + block.ls2(block.mlp(block.norm2(first)))
 
 
-def features_of(tower: SplitTower, tokens: Tensor, layer: int, rows: int) -> Tensor:
-    """Features ``[N, D]`` of tokens, without gradients, at most ``rows`` at once."""
+def batch_size_for(tokens: Tensor, asked: int | None) -> int:
+    """How many pictures go through a suffix at once: more than ten gain nothing on a CPU, and take memory."""
+    return asked or (320 if tokens.is_cuda else 10)
+
+
+def features_of(tower: SplitTower, tokens: Tensor, layer: int) -> Tensor:
+    """Features ``[N, D]`` of tokens behind block ``layer``, without gradients."""
     with torch.no_grad():
-        return torch.cat([tower.suffix(part, layer).float() for part in tokens.split(rows)])
+        return torch.cat([tower.suffix(part, layer).float() for part in tokens.split(64)])
