@@ -19,8 +19,8 @@ Fetch its weights (their licence: see https://huggingface.co/{REPOSITORY}) and i
   ~/voxtell-env/bin/hf download {REPOSITORY} --include "*{MODEL}/*" --local-dir ~/voxtell
   ~/voxtell-env/bin/hf download {TEXT_ENCODER} --local-dir ~/voxtell/text_encoder
 Then name them with --localizer voxtell --localizer_options
-  "{{python: ~/voxtell-env/bin/python, model_dir: ~/voxtell/{MODEL}, text_encoder: ~/voxtell/text_encoder}}"
-or let VoxTell fetch its weights into the hub's cache with {{python: ~/voxtell-env/bin/python, download: true}}."""
+  "{{'python': '~/voxtell-env/bin/python', 'model_dir': '~/voxtell/{MODEL}', 'text_encoder': '~/voxtell/text_encoder'}}"
+or let VoxTell fetch its weights into the hub's cache: "{{'python': '~/voxtell-env/bin/python', 'download': True}}"."""
 
 
 class VoxTell(ExternalLocalizer):
@@ -38,7 +38,8 @@ class VoxTell(ExternalLocalizer):
     Left and right depend on the scan's orientation, which must be right in its file; scans arrive here in RAS+.
 
     Args:
-        python: of the environment that holds ``voxtell``; None: the one that runs this, if it can be installed there.
+        python: of the environment that holds ``voxtell``; None: the one that runs this. From 0.1.2 on its pins (torch
+            other than 2.9, transformers below 6) allow that, but it brings nnU-Net and its many requirements.
         model_dir: folder with ``plans.json`` and ``fold_0/checkpoint_final.pth``; None: the hub's cache.
         text_encoder: hub id or local folder of Qwen3-Embedding-4B.
         embeddings: ``.npz`` file of precomputed embeddings of prompts; None: the one beside ``model_dir``
