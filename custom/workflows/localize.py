@@ -4,38 +4,51 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
 from custom.keys import MIMKeys
+from custom.localizers.base import UnknownPromptError
+from custom.localizers.pretrained import MissingWeightsError
 from custom.regions import LocalizeRegiond
-from custom.regions.report import RegionRow, region_row, summarize, write_summary
-from custom.visual.contact_sheet import Tile, make_tiles, save_contact_sheet, spread
+from custom.workflows.localize_report import LocalizationReport, Subject
 from custom.workflows.prompts import named_prompts
 from datasets.errors import ScanError
 
 logger = logging.getLogger(__name__)
 
+GATE_HELP = (
+    "Not measured yet. A localizer may draw much the same map whatever it is asked for. gate.yaml tells, without any "
+    "label, by asking for synonyms, misspellings, other organs and nonsense: python -m monai.bundle run --config_file "
+    "bundle/configs/gate.yaml with the --dataset_dir, --prompt, --localizer and --output_dir of this run; then run "
+    "localize.yaml again."
+)
+_NOT_THE_SCANS_FAULT = (UnknownPromptError, MissingWeightsError)
+
 
 class RegionLocalization:
-    """Make the region maps of a dataset, a contact sheet, ``summary.json`` and ``summary.csv``.
+    """Make the region maps of a dataset, ``report.html``, a contact sheet, ``summary.json`` and ``summary.csv``.
 
     Maps are kept as soon as they are made: a run that was stopped goes on where it was, and one that is repeated
-    only reads.
+    only reads. A run that fails reports what it has so far. Several runs may share the folder.
 
     Args:
         items: datalist entries, with ``image`` and ``scan_id``.
         load: transform that reads a scan.
         localize: makes and keeps the maps.
-        output_dir: folder of the report.
-        skip_bad: report scans that cannot be read, and go on; False: stop at the first one.
+        output_dir: folder of the report; a ``gate.json`` there becomes part of it.
+        skip_bad: report scans that cannot be read or localized, and go on; False: stop at the first one.
         progress: show a progress bar.
         next_step: last line of the log, what to do with the maps.
+        dataset: name of the dataset, for the report.
+        cards: how many maps the page shows at most, suspicious ones first; its figures are of all.
+        gate: content of a ``gate.json``, in place of the one in ``output_dir``.
+        gate_help: what the page says where there is no gate: how to make one.
     """
 
     def __init__(
@@ -47,13 +60,17 @@ class RegionLocalization:
         skip_bad: bool = False,
         progress: bool = True,
         next_step: str = "",
+        dataset: str = "",
+        cards: int = 400,
+        gate: Mapping[str, Any] | None = None,
+        gate_help: str = GATE_HELP,
     ) -> None:
         self.items, self.load, self.localize = items, load, localize
         self.output_dir, self.skip_bad, self.progress = Path(output_dir), skip_bad, progress
         self.next_step = next_step
-        self.rows: list[RegionRow] = []
-        self.tiles: list[list[Tile]] = []
-        self.skipped: list[tuple[str, str]] = []
+        localizer = localize.localizer.describe() if localize.localizer else {}
+        subject = Subject(str(dataset), localizer, localize.prompts, localize.threshold, len(items))
+        self.report = LocalizationReport(output_dir, subject, cards, gate, gate_help)
 
     def run(self) -> dict[str, Any]:
         """Localize and report.
@@ -66,46 +83,58 @@ class RegionLocalization:
         """
         if not self.items:
             raise ScanError("dataset", "no scans to localize in", "Check --dataset_dir and --split")
-        on_sheet = set(spread(len(self.items)))
-        for index, item in enumerate(tqdm(self.items, desc="localizing", unit="scan", disable=not self.progress)):
-            scan = self._read(item)
-            if scan is not None:
-                self._localize(scan, index in on_sheet)
-        return self._report()
-
-    def _read(self, item: Mapping[str, Any]) -> Mapping[Hashable, Any] | None:
+        if self.localize.store and not self.localize.store.read_only:
+            self.localize.store.tidy()
         try:
-            return self.load(dict(item))
-        except ScanError as error:
-            if not self.skip_bad:
+            for index, item in enumerate(tqdm(self.items, desc="localizing", unit="scan", disable=not self.progress)):
+                self._localize(index, item)
+        except BaseException as error:
+            self._report_so_far(error)
+            raise
+        if not self.report.rows:
+            name, message = self.report.skipped[0]
+            raise ScanError(name, f"{message} (none of {len(self.items)} scans can be used)", "Correct the first one")
+        summary = self.report.write()
+        _log(summary)
+        logger.info("Look at %s. %s", self.output_dir / "report.html", self.next_step)
+        return summary
+
+    def _localize(self, index: int, item: Mapping[str, Any]) -> None:
+        try:
+            scan = self.localize(self.load(dict(item)))
+        except ValueError as error:
+            if not self.skip_bad or isinstance(error, _NOT_THE_SCANS_FAULT):
                 raise
             logger.warning("Skipped %s: %s", item[MIMKeys.SCAN_ID], error)
-            self.skipped.append((str(item[MIMKeys.SCAN_ID]), str(error)))
-            return None
+            self.report.skip(str(item[MIMKeys.SCAN_ID]), str(error))
+            return
+        scan_id, region = str(scan[MIMKeys.SCAN_ID]), scan[MIMKeys.REGION].as_tensor()
+        made = {prompt: self._made(scan_id, prompt, region.ndim - 1) for prompt in self.localize.asked(scan)}
+        self.report.add(index, scan_id, scan[MIMKeys.IMAGE], region, made)
 
-    def _localize(self, scan: Mapping[Hashable, Any], on_sheet: bool) -> None:
-        scan_id, prompts, threshold = str(scan[MIMKeys.SCAN_ID]), self.localize.prompts, self.localize.threshold
-        region: Tensor = self.localize(scan)[MIMKeys.REGION].as_tensor()
-        for prompt, each in zip(prompts, region, strict=True):
-            self.rows.append(region_row(scan_id, prompt, each, threshold, self._seconds(scan_id, prompt)))
-        # The first scans that can be read stand in for those that cannot, should the sheet stay empty.
-        if on_sheet or not self.tiles:
-            self.tiles.append(make_tiles(scan[MIMKeys.IMAGE], region, scan_id, prompts, threshold))
+    def _made(self, scan_id: str, prompt: str, dims: int) -> tuple[float, str]:
+        """How long a map took, and where it lies, as seen from the report."""
+        store = self.localize.store
+        if store is None:
+            return 0.0, ""
+        record = store.record(scan_id, prompt)
+        file = os.path.relpath(store.file(scan_id, prompt, dims), self.output_dir)
+        return record.seconds if record else 0.0, file
 
-    def _seconds(self, scan_id: str, prompt: str) -> float:
-        record = self.localize.store.record(scan_id, prompt) if self.localize.store else None
-        return record.seconds if record else 0.0
-
-    def _report(self) -> dict[str, Any]:
-        if not self.rows:
-            name, message = self.skipped[0]
-            raise ScanError(name, f"{message} (none of {len(self.items)} scans can be read)", "Correct the first one")
-        summary = summarize(self.rows, self.localize.threshold, self.skipped)
-        write_summary(self.output_dir, self.rows, summary)
-        save_contact_sheet(self.output_dir / "contact_sheet.png", self.tiles, self.localize.threshold)
-        _log(summary)
-        logger.info("Look at %s. %s", self.output_dir / "contact_sheet.png", self.next_step)
-        return summary
+    def _report_so_far(self, error: BaseException) -> None:
+        """Report what a run has that ends here; the error goes its way, whatever becomes of the report."""
+        if not self.report.rows:
+            return
+        try:
+            self.report.write(stopped=str(error) or type(error).__name__)
+        except Exception:
+            logger.exception("The report of the scans so far could not be written.")
+        else:
+            done = len({row.scan_id for row in self.report.rows})
+            logger.info(
+                "Stopped after %d of %d scans; their maps are kept, see %s. The same command goes on from there.",
+                done, len(self.items), self.output_dir / "report.html",
+            )  # fmt: skip
 
 
 def required_prompts(prompt: str | Sequence[str] | None, items: Sequence[Mapping[str, Any]]) -> list[str]:
