@@ -9,14 +9,19 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from custom.options import mapping
 
-def load_component(folder: str | Path, name: str, options: Mapping[str, Any] | None = None, **defaults: Any) -> Any:
+
+def load_component(
+    folder: str | Path, name: str, options: Mapping[str, Any] | str | None = None, **defaults: Any
+) -> Any:
     """Build the component described by ``<folder>/<name>.yaml``.
 
     Args:
         folder: folder of component files, for example ``bundle/configs/masking``.
         name: file name without ``.yaml``, or the path of any file that ends in ``.yaml``.
-        options: arguments that replace those of the file (what the user gives on the command line).
+        options: arguments that replace those of the file (what the user gives on the command line); see
+            :func:`custom.options.mapping`.
         defaults: arguments that the caller knows and the file may leave out, for example ``spatial_dims``.
 
     Returns:
@@ -29,7 +34,8 @@ def load_component(folder: str | Path, name: str, options: Mapping[str, Any] | N
     config = ConfigParser.load_config_file(str(path))
     if "_target_" not in config:
         raise ValueError(f"{path} has no `_target_`: it must name the class to build, see the files beside it.")
-    return ConfigParser({"component": {**defaults, **config, **(options or {})}}).get_parsed_content("component")
+    changes = mapping(options, f"options of {path.stem}")
+    return ConfigParser({"component": {**defaults, **config, **changes}}).get_parsed_content("component")
 
 
 def component_file(folder: str | Path, name: str) -> Path:

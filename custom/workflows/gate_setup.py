@@ -12,6 +12,7 @@ import numpy as np
 
 from custom.gate import GateRules
 from custom.localizers import Localizer
+from custom.options import mapping
 from custom.prompts.library import PromptLibrary
 from custom.prompts.phrasings import Phrasing, phrasings
 from custom.workflows.localizers import load_localizer
@@ -101,9 +102,9 @@ def in_values(values: Sequence[int] | None) -> Callable[[np.ndarray], np.ndarray
     return lambda mask: np.isin(mask, values)
 
 
-def gate_rules(changes: Mapping[str, Any]) -> GateRules:
+def gate_rules(changes: Mapping[str, Any] | str) -> GateRules:
     """Return the usual rules with changes; ValueError names those that there are."""
-    known = [each.name for each in fields(GateRules)]
+    known, changes = [each.name for each in fields(GateRules)], mapping(changes, "rules")
     unknown = sorted(set(changes) - set(known))
     if unknown:
         raise ValueError(f"The gate has no rule {unknown[0]!r}. Known: {', '.join(known)}.")

@@ -14,16 +14,17 @@ from custom.localizers.ensembles import PromptEnsemble
 from custom.localizers.pictures import PictureLocalizer, PictureRefiner
 from custom.localizers.refined import RefinedLocalizer
 from custom.localizers.volumes import Slicewise, SlicewiseRefiner
+from custom.options import mapping
 
 
 def load_localizer(
     configs: str | Path,
     name: str,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | str | None = None,
     refiners: str | Sequence[str] = (),
-    refiner_options: Mapping[str, Mapping[str, Any]] | None = None,
+    refiner_options: Mapping[str, Any] | str | None = None,
     spatial_dims: int = 2,
-    slices: Mapping[str, Any] | None = None,
+    slices: Mapping[str, Any] | str | None = None,
     templates: str | Sequence[str] = (),
 ) -> Localizer:
     """Build a localizer.
@@ -43,19 +44,20 @@ def load_localizer(
             these dimensions.
     """
     chain = [refiners] if isinstance(refiners, str) else list(refiners)
-    unused = sorted(set(refiner_options or {}) - set(chain))
+    changes, ways = mapping(refiner_options, "refiner_options"), mapping(slices, "slices")
+    unused = sorted(set(changes) - set(chain))
     if unused:
         raise ValueError(f"refiner_options names {unused[0]!r}, which is not among the refiners {chain}.")
     localizer: Localizer = load_component(Path(configs) / "localizers", name, options)
     if spatial_dims == 3 and isinstance(localizer, PictureLocalizer):
-        localizer = Slicewise(localizer, **dict(slices or {}))
-    elif slices and not isinstance(localizer, Slicewise):
+        localizer = Slicewise(localizer, **ways)
+    elif ways and not isinstance(localizer, Slicewise):
         raise ValueError(f"slices is for models of pictures on volumes; {name!r} takes scans as they are.")
     if templates:
         localizer = PromptEnsemble(localizer, [templates] if isinstance(templates, str) else list(templates))
     if chain:
         localizer = RefinedLocalizer(
-            localizer, [_refiner(configs, each, (refiner_options or {}).get(each), spatial_dims) for each in chain]
+            localizer, [_refiner(configs, each, changes.get(each), spatial_dims) for each in chain]
         )
     if spatial_dims not in localizer.native_dims:
         raise ValueError(f"{name!r} takes {localizer.native_dims}-dimensional scans, these have {spatial_dims}.")
