@@ -60,7 +60,7 @@ class BiomedClipLocalizer(PictureLocalizer):
         scale: ``evidence``; ``minmax``: stretched to [0, 1] whatever there is to see, as published, to compare with.
         null_prompt: what the prompt is weighed against; it should fit every scan.
         device: None: the GPU if there is one.
-        mixed_precision: matrix products in bfloat16, on a GPU.
+        mixed_precision: matrix products in float16, on a GPU.
 
     Raises:
         MissingWeightsError: if the weights are not there.
@@ -107,7 +107,7 @@ class BiomedClipLocalizer(PictureLocalizer):
             "name": "biomedclip",
             "version": VERSION,
             "weights": weights_digest(self.folder),
-            "precision": "bfloat16" if self._mixed else "float32",
+            "precision": "float16" if self._mixed else "float32",
             "scale": self.scale,
             **null,
         }
@@ -118,7 +118,7 @@ class BiomedClipLocalizer(PictureLocalizer):
         # A constant picture shows nothing; the empty slices of a volume cost nothing.
         shown = pictures.flatten(1).amax(dim=1) > pictures.flatten(1).amin(dim=1)
         if bool(shown.any()) and prompts:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
+            with torch.autocast(self.device.type, torch.float16, enabled=self._mixed):
                 maps[shown] = self._maps(pictures[shown], prompts).to(maps)
         return maps
 
@@ -134,7 +134,9 @@ class BiomedClipLocalizer(PictureLocalizer):
 
     def _evidence(self, tokens: Tensor, texts: Tensor) -> Tensor:
         pictures, blank = (features_of(self._model.tower, each, self.layer) for each in (tokens, self._blank))
-        return evidence(pictures, blank, texts, self._encode([self.null_prompt]), self._model.logit_scale)
+        null = self._encode([self.null_prompt])
+        with torch.autocast(self.device.type, enabled=False):  # it is small differences that count
+            return evidence(pictures, blank, texts, null, self._model.logit_scale)
 
     def _tokens(self, squares: Tensor) -> Tensor:
         with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from custom.localizers.vision_language.towers import SplitTower, batch_size_for, check_layer
+from custom.localizers.vision_language.towers import SplitTower, batch_size_for, check_layer, cosine_slopes
 
 START = 5.0  # alpha of an open bottleneck: sigmoid(5) = 0.993
 
@@ -114,19 +114,11 @@ class InformationBottleneck:
         similarity = torch.zeros_like(alpha)
         for eps in noise.split(max(1, batch_size // len(tokens))):
             noisy = (passed * tokens)[:, None] + held[:, None] * eps
-            slope = self._slope(tower, noisy.flatten(0, 1), texts.repeat_interleave(len(eps), dim=0))
-            similarity += (slope.view_as(noisy) * (tokens[:, None] - eps)).sum(dim=1)
+            slopes = cosine_slopes(tower, noisy.flatten(0, 1), texts.repeat_interleave(len(eps), dim=0), self.layer)
+            similarity += (slopes.view_as(noisy) * (tokens[:, None] - eps)).sum(dim=1)
         compression = passed + (passed * tokens).square() * held - passed * held.square()
         size = tokens.shape[1] * tokens.shape[2]
         return self.beta / size * compression - similarity * (passed * held / self.draws)
-
-    def _slope(self, tower: SplitTower, noisy: Tensor, texts: Tensor) -> Tensor:
-        """Gradient of the cosine between picture and text with respect to the picture's tokens, ``[R, T, C]``."""
-        noisy.requires_grad_()
-        with torch.enable_grad():
-            cosines = F.cosine_similarity(tower.suffix(noisy, self.layer).float(), texts)
-            (slope,) = torch.autograd.grad(cosines.sum(), noisy)
-        return slope.float()
 
 
 def information(alpha: Tensor, tokens: Tensor) -> Tensor:

@@ -6,10 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from custom.localizers.vision_language.towers import SplitTower, batch_size_for, check_layer
+from custom.localizers.vision_language.towers import SplitTower, batch_size_for, check_layer, cosine_slopes
 
 
 class GradientSaliency:
@@ -51,15 +50,10 @@ class GradientSaliency:
             ValueError: if no block is left behind ``layer``.
         """
         check_layer(self.layer, tower)
-        batch_size = batch_size_for(tokens, self.batch_size)
-        found = [self._contributions(tower, part, texts.float(), blank) for part in tokens.split(batch_size)]
+        size = batch_size_for(tokens, self.batch_size)
+        found = [self._contributions(tower, part, texts.float(), blank) for part in tokens.split(size)]
         return torch.cat(found, dim=0)
 
     def _contributions(self, tower: SplitTower, tokens: Tensor, texts: Tensor, blank: Tensor) -> Tensor:
-        inputs = tokens.detach().requires_grad_()
-        with torch.enable_grad():
-            features = tower.suffix(inputs, self.layer).float()
-            cosines = F.cosine_similarity(features[:, None], texts[None], dim=-1).sum(dim=0)
-            slopes = [torch.autograd.grad(cosine, inputs, retain_graph=True)[0] for cosine in cosines]
-        change = tokens - blank
-        return torch.stack([(slope.float() * change).sum(dim=-1).clamp(min=0) for slope in slopes], dim=1)
+        pictures = [cosine_slopes(tower, tokens, text.expand(len(tokens), -1), self.layer) for text in texts]
+        return torch.stack([(slopes * (tokens - blank)).sum(dim=-1).clamp(min=0) for slopes in pictures], dim=1)

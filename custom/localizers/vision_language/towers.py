@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+UNDERFLOW = 256.0  # half precision would round small gradients to nothing; a power of two changes no other digit
+
 
 class SplitTower(Protocol):
     """The picture tower of a two-tower model, cut behind one of its blocks.
@@ -105,6 +107,25 @@ def _class_token(block: Any, tokens: Tensor) -> Tensor:
     seen = attention.proj(attention.norm(seen.transpose(1, 2).flatten(2)))
     first = tokens[:, :1] + block.ls1(seen)
     return first + block.ls2(block.mlp(block.norm2(first)))
+
+
+def cosine_slopes(tower: SplitTower, tokens: Tensor, texts: Tensor, layer: int) -> Tensor:
+    """Gradient of the cosine between each picture and its text with respect to the picture's tokens.
+
+    Args:
+        tower: frozen.
+        tokens: behind block ``layer``, ``[N, T, C]``.
+        texts: ``[N, D]``.
+        layer: from 0.
+
+    Returns:
+        ``[N, T, C]``, float32.
+    """
+    tokens = tokens.detach().requires_grad_()
+    with torch.enable_grad():
+        cosines = F.cosine_similarity(tower.suffix(tokens, layer).float(), texts)
+        (slopes,) = torch.autograd.grad(UNDERFLOW * cosines.sum(), tokens)
+    return slopes.float() / UNDERFLOW
 
 
 def batch_size_for(tokens: Tensor, asked: int | None) -> int:

@@ -61,7 +61,7 @@ def plain_map(tower, picture, text, method):
 
 def run(method, tower, pictures, texts, wanted=None):
     with torch.no_grad():
-        tokens = tower.prefix(pictures, method.layer)
+        tokens = tower.prefix(pictures, method.layer).float()
     return method(tower, tokens, texts, wanted)
 
 
@@ -86,6 +86,14 @@ def test_maps_depend_on_neither_batch_mates_nor_batch_size(model, pictures, text
         method = InformationBottleneck(layer=3, draws=4, batch_size=batch_size)
         alone = [run(method, model.tower, picture[None], texts[:1]) for picture in pictures]
         torch.testing.assert_close(as_maps(torch.cat(alone)), as_maps(together[:, :1]), atol=1e-5, rtol=0)
+
+
+def test_half_precision_changes_little(model, pictures, texts):
+    method = InformationBottleneck(layer=3, draws=4)
+    exact = as_maps(run(method, model.tower, pictures[:1], texts))
+    with torch.autocast("cpu", torch.float16):
+        half = as_maps(run(method, model.tower, pictures[:1], texts))
+    assert 0 < float((half - exact).abs().max()) < 5e-3
 
 
 def test_prompt_picture_and_seed_decide_the_map(model, pictures, texts):
