@@ -62,7 +62,13 @@ def run(dataset: Path, output: Path, component: Path, **overrides) -> None:
         "bundle/configs/localize.yaml",
         logging_file=False,
         workflow_type="infer",
-        **{"dataset_dir": str(dataset), "output_dir": str(output), "localizer": str(component), "prompt": "x"}
+        **{
+            "dataset_dir": str(dataset),
+            "output_dir": str(output),
+            "localizer": str(component),
+            "prompt": "x",
+            "gate_scans": 0,
+        }
         | overrides,
     )
     workflow.initialize()
@@ -101,6 +107,7 @@ def test_maps_records_sheet_and_summary(pictures, localizer, tmp_path):
         assert len(list(csv.DictReader(stream))) == 10
     with Image.open(output / "contact_sheet.png") as sheet:
         assert min(sheet.size) > 300
+    assert "Content-Security-Policy" in (output / "report.html").read_text()
 
 
 def test_volumes(volumes, localizer, tmp_path):
@@ -125,6 +132,7 @@ def test_a_stopped_run_goes_on_where_it_was(pictures, localizer, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(pictures, tmp_path / "out", localizer, localizer_options={"stop_after": 2})
     assert calls(tmp_path) == 2
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["stopped"] == "KeyboardInterrupt"
     run(pictures, tmp_path / "out", localizer)
     assert calls(tmp_path) == 5
 
@@ -169,7 +177,7 @@ def test_an_unwritable_output_folder_is_said_before_any_work(pictures, localizer
 def test_as_a_command_with_commas_in_the_phrase(pictures, localizer, tmp_path, repository):
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/localize.yaml"]
     command += ["--dataset_dir", str(pictures), "--prompt", "tumor, edema", "--localizer", str(localizer)]
-    command += ["--output_dir", str(tmp_path / "out"), "--limit", "1", "--skip_bad", "false"]
+    command += ["--output_dir", str(tmp_path / "out"), "--limit", "1", "--skip_bad", "false", "--gate_scans", "0"]
     environment = {"PYTHONPATH": str(repository / "tests" / "regions"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import time
 from dataclasses import replace
 
 import nibabel
@@ -201,3 +202,51 @@ def test_records_are_plain_json(store):
     content = json.loads((store.root / "maps" / "a" / "brain_tumor.json").read_text())
     assert content["localizer"] == {"name": "test", "sizes": [1, 2]}
     assert content["prompt"] == "brain tumor"
+
+
+def _hang_in_a_write(root: str, path: str) -> None:
+    """Write half a file for a map, say so, and never come to an end."""
+
+    def write(image, target):
+        target.write_bytes(b"half")
+        open(path, "w").close()
+        time.sleep(600)
+
+    nibabel.save = write
+    RegionStore(root).save("a", "brain tumor", torch.ones(4, 4, 4), volume_record(torch.ones(4, 4, 4)))
+
+
+def test_only_what_killed_writers_left_is_removed(store, tmp_path):
+    """By the next write to the folder, or at once; what a living process writes stays."""
+    for tidy in (lambda: store.save("a", "other", torch.ones(20, 30), RECORD), store.tidy):
+        started = tmp_path / "started"
+        writer = multiprocessing.get_context("fork").Process(
+            target=_hang_in_a_write, args=(str(store.root), str(started)), daemon=True
+        )
+        writer.start()
+        while not started.exists():
+            time.sleep(0.01)
+        started.unlink()
+        (half,) = store.root.rglob(".*.nii.gz")
+        tidy()
+        assert half.exists()
+        writer.kill()
+        writer.join()
+        assert half.exists()
+        tidy()
+        assert list(store.root.rglob(".*")) == []
+
+
+def test_tidying_leaves_everything_else(store):
+    store.save("a", "brain tumor", torch.ones(20, 30), RECORD)
+    foreign = store.root / "maps" / "a" / ".DS_Store"
+    foreign.write_text("not ours")
+    assert store.tidy() == 0
+    assert foreign.exists()
+    assert store.load("a", "brain tumor", RECORD) is not None
+
+
+def test_a_map_can_be_found_by_people(store):
+    store.save("case/a.png", "brain tumor", torch.ones(20, 30), RECORD)
+    assert store.file("case/a.png", "brain tumor", 2).is_file()
+    assert store.file("case/a.png", "brain tumor", 3).name == "brain_tumor.nii.gz"
