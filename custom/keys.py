@@ -14,6 +14,7 @@ class MIMKeys(StrEnum):
     - ``VISIBLE``: cells that the network may see, boolean ``[1, *grid]``; True means visible, everywhere.
     - ``CONTENT``: cells that show anything but background, boolean ``[1, *grid]``; there if empty cells are left out.
     - ``MASK_INFO``: realised ratios of the drawn mask.
+    - ``PROMPTS``: phrases to localize in this scan, in place of those of the run; a list.
     - ``SCAN_ID``: name of the scan, unique within its dataset.
     """
 
@@ -22,4 +23,5 @@ class MIMKeys(StrEnum):
     VISIBLE = "visible"
     CONTENT = "content"
     MASK_INFO = "mask_info"
+    PROMPTS = "prompts"
     SCAN_ID = "scan_id"

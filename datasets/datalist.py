@@ -35,7 +35,7 @@ class Datalist:
         items: one dictionary a scan: ``image`` (absolute path; a DICOM series has its folder, and ``series_uid``),
             ``scan_id`` (path relative to root, unique), ``split``, and where known ``label`` (index into classes),
             ``label_name``, ``group`` (patient), ``mask`` (absolute path), ``boxes`` (``[x, y, width, height]`` in
-            pixels) and ``prompt``.
+            pixels) and ``prompt`` (of the manifest). What DICOM tags say: `datasets.readers.dicom.describing_tags`.
         classes: names, sorted.
         spatial_dims: 2 or 3, found from the first readable scan.
     """

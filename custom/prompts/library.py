@@ -22,7 +22,19 @@ class PromptLibraryError(ValueError):
 
 
 class NoPromptError(ValueError):
-    """Nothing says what to localize; the message tells what to give."""
+    """Nothing says what to localize.
+
+    Args:
+        problem: why.
+        remedy: what to give.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(problem, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.remedy}."
 
 
 @dataclass(frozen=True)
@@ -103,8 +115,9 @@ class PromptLibrary:
         ]
         if not found:
             raise NoPromptError(
-                f"The prompt library {self.folder} has no {place!r}. Give --prompt library:<modality>/<body part> with "
-                f"one of: {', '.join(self.places())}; or add it to a file there."
+                f"The prompt library {self.folder} has no {place!r}",
+                f"Give --prompt library:<modality>/<body part> with one of: {', '.join(self.places())}; or add it to a "
+                "file there",
             )
         return list(dict.fromkeys(prompt for prompts in found for prompt in prompts))
 

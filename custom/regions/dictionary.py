@@ -31,15 +31,19 @@ class LocalizeRegiond(MapTransform):
     Args:
         keys: the scan, ``[C, *spatial]``.
         localizer: makes the maps; may be None with a ``read_only`` store.
-        prompts: one phrase (commas included), or several phrases.
+        prompts: one phrase (commas included), or several phrases. A scan whose dictionary has ``prompts`` (a list, some
+            of these) is asked for those only: the maps of the others are zero, and neither made nor stored. So every
+            scan of a run has ``P`` maps, whatever each was asked for.
         region_key: result, a MetaTensor ``[P, *spatial]`` float32 in [0, 1] with the scan's affine; a map of zeros
             means that nothing was found.
         store: keeps the maps; None: make them anew for each run.
         threshold: probability from which a voxel counts in the coverage that the record states.
+        union: one map ``[1, *spatial]``, the largest probability over the prompts, instead of one a prompt: all that
+            masking needs, and less to keep where the scans of a set are asked for many different things.
 
     Raises:
         ValueError: if there is no prompt or no localizer; when called, if the localizer's or the store's map does
-            not fit the scan.
+            not fit the scan, or the scan's own prompts are none of the run's.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class LocalizeRegiond(MapTransform):
         region_key: str = MIMKeys.REGION,
         store: RegionStore | None = None,
         threshold: float = 0.5,
+        union: bool = False,
     ) -> None:
         super().__init__(keys)
         self.prompts = [prompts] if isinstance(prompts, str) else [str(prompt) for prompt in prompts]
@@ -58,20 +63,36 @@ class LocalizeRegiond(MapTransform):
         if localizer is None and not (store and store.read_only):
             raise ValueError("Give a localizer, or a read-only store of maps made before.")
         self.localizer, self.region_key, self.store, self.threshold = localizer, region_key, store, threshold
+        self.union = union
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the dictionary with the region map added."""
         result = dict(data)
         image = result[self.keys[0]]
         scan_id = _scan_id(result, image)
-        maps = self._maps(image, scan_id)
+        asked = self.asked(result, scan_id)
+        maps = self._maps(image, scan_id, asked)
+        nothing = torch.zeros(image.shape[1:])
+        region = torch.stack([maps.get(prompt, nothing) for prompt in (asked if self.union else self.prompts)])
         affine = image.affine if isinstance(image, MetaTensor) else None
-        result[self.region_key] = MetaTensor(torch.stack([maps[prompt] for prompt in self.prompts]), affine=affine)
+        result[self.region_key] = MetaTensor(region.amax(dim=0, keepdim=True) if self.union else region, affine=affine)
         return result
 
-    def _maps(self, image: Tensor, scan_id: str) -> dict[str, Tensor]:
+    def asked(self, data: Mapping[Hashable, Any], scan_id: str = "") -> list[str]:
+        """Return the phrases that a scan is asked for: its own, or those of the run."""
+        own = data.get(MIMKeys.PROMPTS)
+        if not own:
+            return self.prompts
+        unknown = [prompt for prompt in own if prompt not in self.prompts]
+        if unknown:
+            raise ValueError(
+                f"Scan {scan_id}: its prompt {unknown[0]!r} is none of the run's ({', '.join(self.prompts)})."
+            )
+        return list(dict.fromkeys(own))
+
+    def _maps(self, image: Tensor, scan_id: str, prompts: Sequence[str]) -> dict[str, Tensor]:
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-        expected = self._records(plain)
+        expected = self._records(plain, prompts)
         maps: dict[str, Tensor] = {}
         if self.store is not None:
             loaded = {prompt: self.store.load(scan_id, prompt, record) for prompt, record in expected.items()}
@@ -83,13 +104,13 @@ class LocalizeRegiond(MapTransform):
             maps |= self._make(self.localizer, image, scan_id, {prompt: expected[prompt] for prompt in missing})
         return maps
 
-    def _records(self, image: Tensor) -> dict[str, RegionRecord]:
+    def _records(self, image: Tensor, prompts: Sequence[str]) -> dict[str, RegionRecord]:
         """What a stored map must match, for each prompt."""
         how = self.localizer.describe() if self.localizer else {}
         # A read-only store takes maps as they are, so the hash of every scan can be spared.
         source = "" if self.store is None or self.store.read_only else digest(image)
         shape = tuple(image.shape[1:])
-        return {prompt: RegionRecord(how, prompt, shape, source, self.threshold) for prompt in self.prompts}
+        return {prompt: RegionRecord(how, prompt, shape, source, self.threshold) for prompt in prompts}
 
     def _make(
         self, localizer: Localizer, image: Tensor, scan_id: str, records: Mapping[str, RegionRecord]

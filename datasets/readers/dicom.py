@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from datasets.errors import ScanError
+from datasets.formats import DICOM, scan_format
 
 logger = logging.getLogger(__name__)
 
 COPY = "Copy the file again from its source, or leave it out (--skip_bad true)."
 CONVERT = "Convert it to NIfTI with a tool that sorts this out (dcm2niix does), or leave it out."
+_NEEDED = ("0008|0008", "0028|0004")  # ImageType, PhotometricInterpretation
 _PARALLEL = 1e-3  # difference of direction cosines that still counts as parallel (rounding in the header)
 _UNEVEN = 0.1  # deviation of a gap between slices from the median gap, as a share of it
 _TILT = 0.05  # sideways step from slice to slice, as a share of the step forward; 0.05 is 2.9 degrees
@@ -44,6 +46,35 @@ class Slice:
     components: int
     pixel: str
     tags: Mapping[str, str]
+
+
+# What tags say of a scan's content; the name is that of the DICOM standard, part 6.
+DESCRIBING = {
+    "Modality": "0008|0060",
+    "BodyPartExamined": "0018|0015",
+    "StudyDescription": "0008|1030",
+    "SeriesDescription": "0008|103e",
+    "ProtocolName": "0018|1030",
+}
+
+
+def describing_tags(path: str | Path, series_uid: str | None = None) -> dict[str, str]:
+    """Return the DICOM tags that say what a scan shows, from the header of its first file.
+
+    Args:
+        path: a scan: a file, or a folder with a DICOM series.
+        series_uid: which series of the folder.
+
+    Returns:
+        Values of :data:`DESCRIBING`, without those that are missing or empty; nothing for a scan that is not DICOM.
+
+    Raises:
+        ScanError: a DICOM file that cannot be interpreted.
+    """
+    if not Path(path).is_dir() and scan_format(path) != DICOM:
+        return {}
+    found = read_header(series_files(path, series_uid)[0]).tags
+    return {name: found[key] for name, key in DESCRIBING.items() if found.get(key)}
 
 
 def series_in(folder: str | Path) -> dict[str, list[str]]:
@@ -117,8 +148,18 @@ def read_header(file: str) -> Slice:
         directions=np.array([io.GetDirection(axis) for axis in range(3)]),
         components=io.GetNumberOfComponents(),
         pixel=io.GetComponentTypeAsString(io.GetComponentType()),
-        tags={key: str(tags[key]).strip() for key in ("0008|0008", "0028|0004") if tags.HasKey(key)},
+        tags={key: _text(tags[key]) for key in (*_NEEDED, *DESCRIBING.values()) if tags.HasKey(key)},
     )
+
+
+def _text(value: Any) -> str:
+    """A tag's value; ITK hands bytes that are not UTF-8 over as lone surrogates, which are read as Latin-1 here."""
+    raw = str(value).encode("utf-8", "surrogateescape")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return text.strip().strip("\0")
 
 
 def read_series(path: str | Path, series_uid: str | None) -> tuple[Any, int]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from datasets import LoadScand, ScanError, load_datalist
+from datasets.readers.dicom import describing_tags
 
 pytest.importorskip("itk")
 
@@ -102,11 +103,12 @@ def test_a_mosaic_is_refused(make, tmp_path):
         load(path, 2)
 
 
-def _multi_frame(path, values, uid="1.2.826.0.1.3680043.8.498.21"):
+def _multi_frame(path, values, uid="1.2.826.0.1.3680043.8.498.21", tags=()):
     import itk
 
     image = itk.image_from_array(values, is_vector=values.ndim == 4)
-    image.GetMetaDataDictionary()["0020|000e"] = uid
+    for tag, text in {"0020|000e": uid, **dict(tags)}.items():
+        image.GetMetaDataDictionary()[tag] = text
     io = itk.GDCMImageIO.New()
     io.KeepOriginalUIDOn()
     itk.imwrite(image, str(path), imageio=io)
@@ -136,3 +138,14 @@ def test_colour_of_sixteen_bits(tmp_path):
     path = _multi_frame(tmp_path / "a.dcm", np.zeros((1, 5, 6, 3), np.uint16))
     with pytest.raises(ScanError, match="3 components of more than 8 bits are not read"):
         load(path, 2)
+
+
+def test_describing_tags(make, tmp_path):
+    tags = {"0008|0060": "MR", "0018|0015": "BRAIN ", "0008|1030": "Sch?del MRT", "0008|103e": ""}
+    path = _multi_frame(tmp_path / "a.dcm", np.zeros((1, 5, 6), np.uint8), tags=tags)
+    expected = {"Modality": "MR", "BodyPartExamined": "BRAIN", "StudyDescription": "Sch?del MRT"}
+    assert describing_tags(path) == expected
+    path.write_bytes(path.read_bytes().replace(b"Sch?del", "Schädel".encode("latin-1")))
+    assert describing_tags(path) == {**expected, "StudyDescription": "Schädel MRT"}
+    assert describing_tags(make.series(tmp_path / "s")) == {"Modality": "MR"}
+    assert describing_tags(make.png(tmp_path / "a.png")) == describing_tags(make.nifti(tmp_path / "a.nii.gz")) == {}

@@ -126,6 +126,32 @@ def test_the_file_name_stands_in_for_a_missing_scan_id(tmp_path):
     assert (tmp_path / "maps" / "data" / "b.png" / "x.png").is_file()
 
 
+def test_a_scan_is_asked_for_its_own_prompts_only(tmp_path):
+    localizer = HalfLocalizer()
+    localize = LocalizeRegiond(localizer=localizer, prompts=["x", "y", "nothing"], store=RegionStore(tmp_path))
+    region = localize(scan(8, 6) | {"prompts": ["y"]})["region"]
+    assert region.shape == (3, 8, 6)
+    assert not region[0].any()
+    assert region[1, :, :3].all()
+    assert localizer.calls == [["y"]]
+    assert [file.name for file in (tmp_path / "maps" / "a.png").glob("*.png")] == ["y.png"]
+    assert localize(scan(8, 6) | {"prompts": []})["region"][0].any(), "none of its own: the run's"
+    with pytest.raises(ValueError, match=r"a\.png.*'z'.*x, y, nothing"):
+        localize(scan(8, 6) | {"prompts": ["z"]})
+
+
+def test_union_is_one_map_whatever_was_asked():
+    both = LocalizeRegiond(localizer=HalfLocalizer(), prompts=["x", "y"], union=True)
+    region = both(scan(8, 6))["region"]
+    assert region.shape == (1, 8, 6)
+    assert isinstance(region, MetaTensor)
+    assert torch.equal(region.affine, AFFINE)
+    each = LocalizeRegiond(localizer=HalfLocalizer(), prompts=["x", "y"])(scan(8, 6))["region"]
+    assert torch.equal(region[0], each.amax(dim=0))
+    one = both(scan(8, 6) | {"prompts": ["y"]})["region"]
+    assert torch.equal(one[0], each[1])
+
+
 class Wrong(HalfLocalizer):
     def __init__(self, answer) -> None:
         super().__init__()
