@@ -84,7 +84,7 @@ def make_pictures(image: Tensor, region: Tensor, threshold: float = 0.5) -> Pict
 def _encoded(scan: Image.Image, region: Image.Image, aspect: float) -> Pictures:
     files = io.BytesIO(), io.BytesIO()
     scan.save(files[0], "JPEG", quality=84)
-    region.save(files[1], "PNG", compress_level=6)
+    region.save(files[1], "PNG", compress_level=4)
     return Pictures(files[0].getvalue(), files[1].getvalue(), round(aspect, 4))
 
 
@@ -95,8 +95,14 @@ def _reduced(grey: np.ndarray, levels: np.ndarray) -> tuple[Image.Image, Image.I
 
 
 def _maximum(levels: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    highest = np.maximum.reduceat(levels, np.arange(0, levels.shape[0], rows), axis=0)
-    return np.ascontiguousarray(np.maximum.reduceat(highest, np.arange(0, levels.shape[1], columns), axis=1))
+    """Maximum over blocks; those at the far ends may be smaller."""
+    for step in (rows, columns):
+        highest = levels[::step].copy()
+        for offset in range(1, step):
+            part = levels[offset::step]
+            np.maximum(highest[: len(part)], part, out=highest[: len(part)])
+        levels = highest.T
+    return np.ascontiguousarray(levels)
 
 
 def _picture(grey: np.ndarray) -> Image.Image:
