@@ -31,7 +31,7 @@ def test_neither():
         ("{source: /a/b, download: false}", {"source": "/a/b", "download": False}),
         ("{'source': '/a/b', 'download': True}", {"source": "/a/b", "download": True}),
         ("{area: 0.3}", {"area": 0.3}),
-        ("{sam: {source: /m/sam, margin: 0.1, device: null}}", {"sam": {"source": "/m/sam", "margin": 0.1, "device": None}}),
+        ("{sam: {source: /m/sam, device: null}}", {"sam": {"source": "/m/sam", "device": None}}),
         ("{axes: [0, 1, 2], fusion: mean}", {"axes": [0, 1, 2], "fusion": "mean"}),
     ],
 )  # fmt: skip

@@ -45,7 +45,7 @@ def phrases_of(prompts: Sequence[str], library: str | Path, per_kind: int, seed:
 
 
 def scan_loaders(
-    items: Sequence[Mapping[str, Any]], load: Callable[[Mapping[str, Any]], Scan], count: int, seed: int = 0
+    items: Sequence[Mapping[Any, Any]], load: Callable[[Mapping[Hashable, Any]], Scan], count: int, seed: int = 0
 ) -> list[Callable[[], Scan]]:
     """Return loaders of up to ``count`` items of a datalist, drawn without repetition."""
     order = np.random.default_rng(seed).permutation(len(items))[:count]
@@ -104,11 +104,12 @@ def in_values(values: Sequence[int] | None) -> Callable[[np.ndarray], np.ndarray
 
 def gate_rules(changes: Mapping[str, Any] | str) -> GateRules:
     """Return the usual rules with changes; ValueError names those that there are."""
-    known, changes = [each.name for each in fields(GateRules)], mapping(changes, "rules")
-    unknown = sorted(set(changes) - set(known))
+    known, given = [each.name for each in fields(GateRules)], mapping(changes, "rules")
+    unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"The gate has no rule {unknown[0]!r}. Known: {', '.join(known)}.")
-    return GateRules(**{key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()})
+    values: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in given.items()}
+    return GateRules(**values)
 
 
 def _is_elsewhere(part: str, prompts: Sequence[str], library: PromptLibrary) -> bool:
@@ -117,5 +118,5 @@ def _is_elsewhere(part: str, prompts: Sequence[str], library: PromptLibrary) -> 
     return all(not asked_for.isdisjoint(library.elsewhere(prompt)) for prompt in prompts)
 
 
-def _loader(load: Callable[[Mapping[str, Any]], Scan], item: Mapping[str, Any]) -> Callable[[], Scan]:
+def _loader(load: Callable[[Mapping[Hashable, Any]], Scan], item: Mapping[Any, Any]) -> Callable[[], Scan]:
     return lambda: load(dict(item))
