@@ -102,7 +102,7 @@ class GateRun:
             {prompt: self._answers(scan[MIMKeys.IMAGE], [prompt], refusable=True)[0][0] for prompt in self.prompts}
             for scan in self._read(self.elsewhere)
         ]
-        gates = {prompt: self._judge(prompt, [each[prompt] for each in answers], elsewhere) for prompt in self.prompts}
+        gates = {prompt: self._judge(prompt, found, elsewhere) for prompt, found in self._by_prompt(answers).items()}
         record = GateRecord(
             self.localizer.describe(), self.dataset, len(answers), self.threshold, gates, self._all_settings()
         )
@@ -128,7 +128,8 @@ class GateRun:
         """Answers a scan and prompt, on as many scans as the time allows."""
         start, answers = time.monotonic(), []
         for scan in tqdm(self._read(self.scans), desc="gate", unit="scan", total=len(self.scans)):
-            answers.append({prompt: self._scan(scan, prompt) for prompt in self.prompts})
+            asked = scan.get(MIMKeys.PROMPTS) or self.prompts
+            answers.append({prompt: self._scan(scan, prompt) for prompt in self.prompts if prompt in asked})
             if len(answers) >= 2 and time.monotonic() - start > 60 * self.max_minutes:
                 logger.warning(
                     "The gate looked at %d of %d scans within %g minutes.",
@@ -240,6 +241,14 @@ class GateRun:
         else:
             return None
         return compare_with_truth(target, truth, self.threshold or 0.5) if truth.any() else None
+
+    def _by_prompt(self, answers: Sequence[Mapping[str, ScanAnswers]]) -> dict[str, list[ScanAnswers]]:
+        """Answers a prompt; a prompt that none of the drawn scans was to be asked for has no gate."""
+        found = {prompt: [each[prompt] for each in answers if prompt in each] for prompt in self.prompts}
+        for prompt in [prompt for prompt, each in found.items() if not each]:
+            logger.warning("No scan drawn for the gate is to be asked for %r: draw more (--gate_scans).", prompt)
+            del found[prompt]
+        return found
 
     def _judge(
         self, prompt: str, scans: Sequence[ScanAnswers], elsewhere: Sequence[Mapping[str, Answer]]

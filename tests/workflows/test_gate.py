@@ -242,6 +242,15 @@ def test_scans_that_cannot_be_read(configs, tmp_path):
         run(Named(("square",)), tmp_path, configs, []).run()
 
 
+def test_scans_with_prompts_of_their_own_are_asked_for_those(configs, tmp_path, caplog):
+    loaders = [lambda: {**scan(), "prompts": ["square"]}, lambda: {**scan(0.9), "prompts": ["square"]}]
+    localizer = Named(("squ", "circle"))
+    record = run(localizer, tmp_path, configs, loaders, prompts=("square", "circle")).run()
+    assert set(record.prompts) == {"square"}
+    assert ("circle",) not in localizer.asked
+    assert "No scan drawn for the gate is to be asked for 'circle'" in caplog.text
+
+
 def test_time_is_limited(configs, tmp_path, caplog):
     record = run(Named(("square",)), tmp_path, configs, max_minutes=0.0).run()
     assert record.scans == 2
