@@ -23,10 +23,9 @@ from datasets.errors import ScanError
 logger = logging.getLogger(__name__)
 
 GATE_HELP = (
-    "Not measured yet. A localizer may draw much the same map whatever it is asked for. gate.yaml tells, without any "
-    "label, by asking for synonyms, misspellings, other organs and nonsense: python -m monai.bundle run --config_file "
-    "bundle/configs/gate.yaml with the --dataset_dir, --prompt, --localizer and --output_dir of this run; then run "
-    "localize.yaml again."
+    "Not measured. A localizer may draw much the same map whatever it is asked for; the gate finds out, without any "
+    "label, by asking a few scans for synonyms, misspellings, other organs and nonsense. Run the same command again "
+    "with --gate_scans 8 (maps that are there are not made anew); bundle/configs/gate.yaml makes the gate alone."
 )
 _NOT_THE_SCANS_FAULT = (UnknownPromptError, MissingWeightsError)
 
