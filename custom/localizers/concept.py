@@ -103,9 +103,11 @@ class ConceptLocalizer:
         if found is None:
             raise UnknownPromptError(prompt, self.vocabulary.concepts)
         concept, unused = found
-        foreign = sorted(unused & self.vocabulary.foreign)
-        # One word such as "mass" may be of any organ: with another organ's name beside it, it is that organ's.
-        if foreign and len(words.content - unused) == 1:
+        foreign, used = sorted(unused & self.vocabulary.foreign), words.content - unused
+        # One word such as "mass" may be of any organ: with another organ's name beside it, it is that organ's. The lung
+        # on the left of the heart is a lung.
+        is_organ = used == concept.phrases[0] and bool(concept.modalities)
+        if foreign and len(used) == 1 and not is_organ:
             raise UnknownPromptError(
                 prompt, self.vocabulary.concepts, f"names {foreign[0]!r}, which this localizer knows nothing of"
             )

@@ -67,18 +67,23 @@ def normalize_word(word: str) -> str:
     return word
 
 
-def normalize(text: str) -> list[str]:
-    """Split a phrase into normalised words; accents, punctuation and case are dropped."""
+def split(text: str) -> list[str]:
+    """Split a phrase into lower-case words; accents and punctuation are dropped."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     plain = re.sub(r"\bx[\s-]*ray", "xray", plain)
-    return [normalize_word(word) for word in re.findall(r"[a-z0-9]+", plain)]
+    return re.findall(r"[a-z0-9]+", plain)
+
+
+def normalize(text: str) -> list[str]:
+    """Split a phrase into normalised words."""
+    return [normalize_word(word) for word in split(text)]
 
 
 def parse(
     prompt: str,
     aliases: Mapping[str, str],
     modalities: Mapping[str, str],
-    spelled: Callable[[str], str] = str,
+    spelled: Callable[[str], str] = normalize_word,
 ) -> Words:
     """Take a prompt apart.
 
@@ -86,9 +91,9 @@ def parse(
         prompt: free text.
         aliases: word -> the word that the vocabulary uses instead.
         modalities: word -> modality.
-        spelled: mistyped word -> the word that is meant; words are taken as they are by default.
+        spelled: word as it was typed -> normalised word that is meant; by default words are taken as they are.
     """
-    typed = normalize(prompt)
+    typed = split(prompt)
     words = [spelled(word) for word in typed]
     content = {aliases.get(word, word) for word in words}
     return Words(
@@ -97,7 +102,7 @@ def parse(
         contrast=_only(CONTRASTS.get(word) for word in words),
         modality=_only(modalities.get(word) for word in words),
         negated=not NEGATIONS.isdisjoint(words),
-        corrected=tuple((word, read) for word, read in zip(typed, words, strict=True) if word != read),
+        corrected=tuple((word, read) for word, read in zip(typed, words, strict=True) if normalize_word(word) != read),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from custom.localizers.operators import OPERATORS
-from custom.localizers.prompt import CONTRASTS, NEGATIONS, SIDES, STOP_WORDS, Words, normalize, parse
+from custom.localizers.prompt import CONTRASTS, NEGATIONS, SIDES, STOP_WORDS, Words, normalize, normalize_word, parse
 from custom.localizers.spelling import intended
 from custom.localizers.weights import WEIGHTS, WeightsError, placed, weights_digest, with_weights, without_weights
 
@@ -107,7 +107,11 @@ class Vocabulary:
         return concept, words.content - phrase
 
     def _spelled(self, word: str) -> str:
-        return word if word in self._known else intended(word, self._meant) or word
+        plain = normalize_word(word)
+        if plain in self._known:
+            return plain
+        # A slip may look like a plural ("brani"), so the word as it was typed is tried as well.
+        return intended(plain, self._meant) or intended(word, self._meant) or plain
 
     def _concept(self, name: str, entry: Any) -> Concept:
         where = f"{self.path}: concept {name!r}"

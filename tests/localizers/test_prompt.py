@@ -29,6 +29,8 @@ def vocabulary_file(configs: Path) -> Path:
         ("hypointense lesions of the left hemisphere", "brain tumor", "left", "dark", None),
         ("cerebral metastases", "brain tumor", None, None, None),
         ("the brain", "brain", None, None, None),
+        ("brain neoplasm", "brain tumor", None, None, None),
+        ("pulmonary neoplasms", "lung nodule", None, None, None),
         ("skull-stripped brain", "brain", None, None, None),
         ("the left lung", "lung", "left", None, None),
         ("LUNG, right", "lung", "right", None, None),
@@ -89,6 +91,7 @@ def test_unknown_prompt_says_what_is_known_and_how_to_go_on(vocabulary_file):
     [
         ("brian tumor", "brain tumor", None),
         ("brain tumer", "brain tumor", None),
+        ("brani tumor", "brain tumor", None),  # looks like a Latin plural
         ("barin tuomur", "brain", None),  # one word too far gone is left out, with a warning
         ("left lugn", "lung", "left"),
         ("rigth lungg", "lung", "right"),
@@ -141,11 +144,21 @@ def test_how_a_mistyped_word_was_read_is_said_once(vocabulary_file, caplog):
 
 def test_a_mass_of_another_organ_is_refused(vocabulary_file):
     localizer = ConceptLocalizer(vocabulary_file)
-    for prompt in ("neck mass", "lesions of the liver", "prostate tumor", "breast tissue", "mass of the thyriod"):
+    for prompt in (
+        "neck mass",
+        "lesions of the liver",
+        "prostate tumor",
+        "breast tissue",
+        "vertebral body",
+        "mass of the thyriod",
+    ):
         with pytest.raises(UnknownPromptError, match="knows nothing of"):
             localizer.localize(torch.rand(1, 16, 16), [prompt])
     # Two words that fit name the target well enough.
-    localizer.localize(torch.zeros(1, 16, 16), ["lung nodule near the heart", "brain metastasis of breast cancer"])
+    localizer.localize(
+        torch.zeros(1, 16, 16),
+        ["lung nodule near the heart", "brain metastasis of breast cancer", "left lung behind the heart"],
+    )
 
 
 def test_unknown_words_are_named_once(vocabulary_file, caplog):
