@@ -54,11 +54,6 @@ def is_looked_up(prompt: Prompt) -> bool:
     return isinstance(prompt, str) and (prompt.strip() == AUTO or prompt.strip().startswith(FROM_LIBRARY))
 
 
-def as_asked(prompt: Prompt, prompts: Sequence[str]) -> list[str]:
-    """Return what to put behind ``--prompt`` to get the same prompts, scan by scan, in another run."""
-    return [str(prompt)] if is_looked_up(prompt) else list(prompts)
-
-
 def with_prompts(datalist: Datalist, prompt: Prompt, library: str | Path, skip_bad: bool = False) -> Datalist:
     """Look up the prompts of scans where that was asked for, and warn of prompts that give labels away.
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from custom.prompts import LabelLeakWarning, NoPromptError
-from custom.workflows.prompts import as_asked, is_looked_up, named_prompts, with_prompts
+from custom.workflows.prompts import is_looked_up, named_prompts, with_prompts
 from datasets import ScanError, load_datalist
 
 
@@ -111,8 +111,6 @@ def test_given_prompts_and_those_of_phantoms():
     assert named_prompts(["a", "b", "a"], items) == ["a", "b"]
     assert named_prompts(None, []) == []
     assert not is_looked_up("automatic")
-    assert as_asked("auto", ["lungs", "brain tumor"]) == ["auto"]
-    assert as_asked(("tumor", "edema"), ["tumor, edema"]) == ["tumor, edema"]
     with pytest.raises(ValueError, match="bring no prompts"):
         named_prompts("auto", items)
 
