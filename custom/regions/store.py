@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import re
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -19,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from custom.files import remove_abandoned, temporary_file
 from custom.regions.record import RegionRecord, digest
 
 _SLUG_LENGTH = 60
-_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\..+")
 
 
 class RegionStore:
@@ -90,7 +87,7 @@ class RegionStore:
             raise ValueError(f"{self.root} was opened to be read only; choose another folder to make region maps in.")
         stem, values = self._stem(scan_id, prompt), quantize(map)
         stem.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(stem.parent)
+        remove_abandoned(stem.parent)
         complete = replace(record, map_digest=digest(values))
         if values.ndim == 2:
             _write_whole(_map_file(stem, 2), lambda path: Image.fromarray(values.numpy().T).save(path))
@@ -108,7 +105,7 @@ class RegionStore:
 
     def tidy(self) -> int:
         """Remove what killed runs had half written, never what a living process writes; return how many files."""
-        return sum(_remove_abandoned(Path(folder)) for folder, _, _ in os.walk(self.root / "maps"))
+        return sum(remove_abandoned(Path(folder)) for folder, _, _ in os.walk(self.root / "maps"))
 
     def _load_given(self, stem: Path, scan_id: str, prompt: str) -> Tensor:
         for dims in (2, 3):
@@ -171,44 +168,6 @@ def _read(path: Path) -> Tensor | None:
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside ``path`` and move it there when it is complete."""
-    with _temporary(path) as temporary:
+    with temporary_file(path) as temporary:
         write(temporary)
         os.replace(temporary, path)
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A new hidden file beside ``path``, locked while in use: the kernel takes the lock from a killed process."""
-    while True:
-        temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.{path.name}")
-        with open(temporary, "xb") as stream:
-            _lock(stream.fileno(), wait=True)
-            # Another process may have met the file in the moment before it was locked, and removed it.
-            if not os.fstat(stream.fileno()).st_nlink:
-                continue
-            try:
-                yield temporary
-            finally:
-                temporary.unlink(missing_ok=True)
-            return
-
-
-def _lock(descriptor: int, wait: bool) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # in use; or a file system without locks, where nothing is ever removed
-        return False
-    return True
-
-
-def _remove_abandoned(folder: Path) -> int:
-    """Remove the temporary files in a folder whose writers are gone; return how many."""
-    removed = 0
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if _TEMPORARY.fullmatch(entry.name)]
-    for name in names:
-        with contextlib.suppress(OSError), open(folder / name, "rb+") as stream:
-            if _lock(stream.fileno(), wait=False):
-                os.unlink(folder / name)
-                removed += 1
-    return removed

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -36,12 +35,6 @@ def gate_figure(prompts: Mapping[str, Mapping[str, Any]], subtitle: str) -> Figu
         _draw_measures(right, each["measures"])
     figure.supxlabel(f"{subtitle}. Blue should be long, orange short.", fontsize=8)
     return figure
-
-
-def save_gate_figure(file: str | Path, record: Any) -> None:
-    """Draw a :class:`custom.gate.GateRecord` and write it as PNG."""
-    prompts = {prompt: vars(gate) for prompt, gate in record.prompts.items()}
-    gate_figure(prompts, f"{record.dataset}, {record.scans} scans").savefig(file)
 
 
 def _draw_phrases(axes: Axes, phrasings: Sequence[Mapping[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from custom.keys import MIMKeys
 from custom.localizers import BodyOnly, CentredDisc, Localizer, UnknownPromptError
 from custom.metrics.localization import compare_with_truth, in_boxes
 from custom.prompts.phrasings import Phrasing
-from custom.visual.gate_figure import save_gate_figure
+from custom.visual.gate_figure import gate_figure
 from custom.workflows.gate_setup import Scan
 from datasets.errors import ScanError
 
@@ -262,7 +262,10 @@ class GateRun:
     def _write(self, record: GateRecord) -> None:
         record.save(self.output_dir)
         write_atomically(self.output_dir / "gate.csv", lambda path: _write_table(path, record))
-        save_gate_figure(self.output_dir / "gate.png", record)
+        figure = gate_figure(
+            {prompt: vars(gate) for prompt, gate in record.prompts.items()}, f"{record.dataset}, {record.scans} scans"
+        )
+        write_atomically(self.output_dir / "gate.png", lambda path: figure.savefig(path, format="png"))
         for prompt, gate in record.prompts.items():
             level = logging.INFO if gate.verdict == "use" else logging.WARNING
             logger.log(level, "Gate, %r on %d scans: %s. %s.", prompt, record.scans, gate.verdict.upper(), _list(gate))

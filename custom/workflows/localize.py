@@ -17,7 +17,7 @@ from custom.localizers.base import UnknownPromptError
 from custom.localizers.pretrained import MissingWeightsError
 from custom.regions import LocalizeRegiond
 from custom.workflows.localize_report import LocalizationReport, Subject
-from custom.workflows.prompts import named_prompts
+from custom.workflows.prompts import Prompt, is_looked_up, named_prompts
 from datasets.errors import ScanError
 
 logger = logging.getLogger(__name__)
@@ -144,10 +144,23 @@ def required_prompts(prompt: str | Sequence[str] | None, items: Sequence[Mapping
     return prompts
 
 
-def pretrain_command(configs: str, dataset_dir: str, region_dir: str, prompts: Sequence[str]) -> str:
-    """Return the command that pretrains with maps made before, ready to paste."""
-    # The command line would split a phrase at its commas, a list keeps it whole.
-    prompt = prompts[0] if len(prompts) == 1 and "," not in prompts[0] else str(list(prompts))
+def pretrain_command(
+    configs: str, dataset_dir: str, region_dir: str, prompts: Sequence[str], prompt: Prompt = None
+) -> str:
+    """Return the command that pretrains with maps made before, ready to paste.
+
+    Args:
+        configs: folder of the configs.
+        dataset_dir: the scans.
+        region_dir: the maps.
+        prompts: the phrases.
+        prompt: as the user gave it; where the phrases were looked up scan by scan, they must be again.
+    """
+    if is_looked_up(prompt):
+        prompt = str(prompt)
+    else:
+        # The command line would split a phrase at its commas, a list keeps it whole.
+        prompt = prompts[0] if len(prompts) == 1 and "," not in prompts[0] else str(list(prompts))
     options = {"config_file": f"{configs}/pretrain.yaml", "dataset_dir": dataset_dir, "prompt": prompt}
     given = " ".join(f"--{name} {_quoted(value)}" for name, value in {**options, "region_dir": region_dir}.items())
     return f"Next: python -m monai.bundle run {given}"
