@@ -174,9 +174,9 @@ def _quoted(value: str) -> str:
 def _log(summary: Mapping[str, Any]) -> None:
     for prompt, figures in summary["prompts"].items():
         logger.info(
-            "%r: %d scans, mean coverage %.1f %%, nothing found in %d; %.2f seconds a scan.",
+            "%r: %d maps, mean coverage %.1f %%, nothing found in %d; %.2f seconds a scan.",
             prompt,
-            summary["scans"],
+            figures["maps"],
             100 * figures["mean_coverage"],
             figures["empty"],
             summary["seconds_per_scan"],
