@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--m2ib", type=Path, required=True, help="checkout of the authors' code")
     parser.add_argument("--layers", type=int, nargs="+", default=[9, 7], help="blocks behind which the bottleneck sits")
     parser.add_argument("--beta", type=float, default=0.1)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a small network, to output/m2ib unless --results says")
     parser.add_argument("--results", type=Path, help="the table without suffix (benchmarks/results/m2ib)")
     arguments = parser.parse_args()
