@@ -18,6 +18,7 @@ from custom.workflows.self_teaching import (
     LesionLoss,
     LesionTarget,
     SelfLabelled,
+    calibrated,
     draw_shots,
     kinds_of_scans,
     localize_command,
@@ -170,6 +171,22 @@ def test_the_surest_scans_are_labelled_around_their_maximum():
     assert not SelfLabelled(scans, None).labels
     with pytest.raises(ValueError, match="earlier network has the grid"):
         SelfLabelled([{**spot(1), "image": torch.zeros(1, 8, 8)}], Sure())
+
+
+class Faint(torch.nn.Module):
+    """A network that is never surer than 0.3 of what is bright, and at 0.1 elsewhere."""
+
+    def forward(self, image):
+        return torch.logit(0.1 + 0.2 * image)
+
+
+def test_what_counts_as_half_is_chosen_on_synthetic_lesions():
+    image = torch.zeros(1, 12, 12)
+    image[0, 3:7, 3:7] = 1
+    trial = {"image": image, "label": image.clone(), "area": torch.ones(1, 12, 12)}
+    record = {"spatial_dims": 2, "image_size": [12, 12], "flips": [], "blur": 0, "area": "anywhere", "modality": "mri"}
+    half = calibrated(Faint(), record, [trial])
+    assert 0.1 < half <= 0.3
 
 
 def test_a_second_round_goes_on_from_the_first(brains, tmp_path):

@@ -25,7 +25,7 @@ def write(folder, dims=2, seed=0, **changes):
     weights = build_network(spec).state_dict()
     path = folder / "self_taught.safetensors"
     save_file({name: value.contiguous() for name, value in weights.items()}, path)
-    record = {"network": spec, "spatial_dims": dims, "image_size": SIZES[dims], "flips": [0], "blur": 0.02}
+    record = {"network": spec, "spatial_dims": dims, "image_size": SIZES[dims], "flips": [0], "blur": 0.02, "half": 0.3}
     record |= {"area": "anywhere", "modality": "mri", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     path.with_suffix(".json").write_text(json.dumps(record | changes))
     return path
@@ -73,6 +73,15 @@ def test_only_the_search_area_is_searched(tmp_path):
     found = OPERATORS["learned"](Scan(values, "mri", "right"), weights=str(write(tmp_path, area="body", blur=0.0)))
     assert found[20:44, 20:44].max() > 0.1
     assert found[:10].max() == 0
+
+
+def test_half_shifts_the_odds_and_keeps_the_order(tmp_path):
+    values = noise((32, 32))
+    plain = load_finder(write(tmp_path, half=0.5)).probability(values).ravel()
+    shifted = load_finder(write(tmp_path, half=0.2)).probability(values).ravel()
+    assert (np.diff(shifted[np.argsort(plain)]) >= 0).all()
+    assert (shifted[plain > 0.201] > 0.5).all()
+    assert (shifted[plain < 0.199] < 0.5).all()
 
 
 def test_new_weights_are_read_anew(tmp_path):

@@ -85,6 +85,7 @@ class Finder:
     - ``flips``: axes along which the scan is mirrored as well, the outputs averaged.
     - ``blur``: sigma of the smoothing, as a share of the grid's longest side.
     - ``area``, ``modality``: see :func:`search_area`.
+    - ``half``: the network's output that counts as probability 0.5, in (0, 1).
     """
 
     network: nn.Module
@@ -94,6 +95,7 @@ class Finder:
     blur: float
     area: str
     modality: str
+    half: float = 0.5
 
     def probability(self, values: np.ndarray) -> np.ndarray:
         """From grey values ``[*spatial]`` to probabilities ``[*image_size]`` in [0, 1], float32."""
@@ -103,7 +105,11 @@ class Finder:
     def on_grid(self, grid: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Probabilities of a scan that is on the network's grid already, with its search area."""
         found = self._outputs(torch.from_numpy(grid)[None, None]).numpy()
-        return smooth(found * inside, self.blur * max(self.image_size))
+        blurred = np.clip(smooth(found * inside, self.blur * max(self.image_size)), 0, 1)
+        # The odds are shifted: 0 and 1 stay, and so does the order of voxels.
+        certain, doubtful = blurred * (1 - self.half), (1 - blurred) * self.half
+        probability: np.ndarray = certain / (certain + doubtful)
+        return probability
 
     @torch.inference_mode()
     def _outputs(self, image: Tensor) -> Tensor:
@@ -129,7 +135,7 @@ def _load(path: Path, stamp: tuple[tuple[int, int], ...]) -> Finder:
     record_path = path.with_suffix(".json")
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
-        finder = _finder(record, path)
+        finder = make_finder(build_network(record["network"], path), record)
         found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), record["sha256"]
         if found == expected:
             finder.network.load_state_dict(load_file(path))
@@ -141,15 +147,17 @@ def _load(path: Path, stamp: tuple[tuple[int, int], ...]) -> Finder:
     return finder
 
 
-def _finder(record: Mapping[str, Any], path: Path) -> Finder:
+def make_finder(network: nn.Module, record: Mapping[str, Any]) -> Finder:
+    """Put a network together with the facts of its record; KeyError or TypeError if one is missing or none."""
     return Finder(
-        network=build_network(record["network"], path),
+        network=network,
         spatial_dims=int(record["spatial_dims"]),
         image_size=tuple(record["image_size"]),
         flips=tuple(record["flips"]),
         blur=float(record["blur"]),
         area=str(record["area"]),
         modality=str(record["modality"]),
+        half=float(record["half"]),
     )
 
 
