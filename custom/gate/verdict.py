@@ -19,6 +19,9 @@ class GateRules:
     Not to be used, because the map would mask the same (or nothing) whatever the prompt:
 
     - ``sensitivity`` or ``heeding`` below ``least_sensitivity`` or ``least_heeding``;
+      A network with random weights may reach 0.7: phrases that mean the same share words, and so some of its map;
+    - ``presence`` below ``least_presence`` where ``heeding`` is not good either: neither the words nor what the scan
+      shows decide;
     - anything found on fewer than ``least_found`` of the scans, or more than ``most_coverage`` of them covered.
 
     With care, because the map changes with wording, or hardly with anything but the body's outline: below the
@@ -26,7 +29,8 @@ class GateRules:
     """
 
     least_sensitivity: float = 0.25
-    least_heeding: float = 0.7
+    least_heeding: float = 0.75
+    least_presence: float = 0.6
     least_found: float = 0.2
     most_coverage: float = 0.9
     good_sensitivity: float = 0.6
@@ -68,6 +72,12 @@ def _grave(measures: PromptMeasures, rules: GateRules) -> list[str]:
             _below(measures.heeding, rules.least_heeding),
             "phrases that mean the same are hardly nearer to the prompt's map than foreign ones "
             f"(heeding {_figure(measures.heeding)}; 0.5 = the words do not matter)",
+        ),
+        (
+            _below(measures.presence, rules.least_presence) and _below(measures.heeding, rules.good_heeding),
+            "neither the words nor what the scans show decide the map: not every phrase that means the same beats the "
+            f"foreign ones (heeding {_figure(measures.heeding)}), and scans of other body parts score as high "
+            f"(presence {_figure(measures.presence)})",
         ),
         (
             measures.coverage is not None and measures.coverage > rules.most_coverage,

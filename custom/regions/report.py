@@ -239,6 +239,7 @@ def percent(share: float) -> str:
 def _figures(rows: Sequence[RegionRow]) -> dict[str, Any]:
     coverage = np.array([row.coverage for row in rows])
     return {
+        "maps": len(rows),
         "mean_coverage": round(float(coverage.mean()), 6),
         "median_coverage": round(float(np.median(coverage)), 6),
         "empty": sum(row.empty for row in rows),

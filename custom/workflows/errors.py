@@ -11,8 +11,9 @@ from types import TracebackType
 def show_root_causes() -> None:
     """From now on, end the traceback of an uncaught error with the error that caused it.
 
-    MONAI wraps what a component or a transform raises several times; the one line that names the file and says what to
-    do would otherwise stand far above the last one.
+    MONAI wraps what a component or a transform raises in several RuntimeErrors; the one line that names the file and
+    says what to do would otherwise stand far above the last one. What led to that error in turn (the hub's client found
+    no file) is in the traceback.
     """
     sys.excepthook = _print_with_root_cause
 
@@ -20,7 +21,7 @@ def show_root_causes() -> None:
 def _print_with_root_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     traceback.print_exception(kind, error, trace)
     cause = error
-    while cause.__cause__ is not None:
+    while type(cause) is RuntimeError and cause.__cause__ is not None:
         cause = cause.__cause__
     if cause is not error and not isinstance(error, KeyboardInterrupt):
         sys.stderr.write(f"\nWhat went wrong: {cause}\n")

@@ -27,6 +27,7 @@ def test_a_prompt_that_is_heeded():
         ({"sensitivity": 0.1}, "nearly the same map"),
         ({"heeding": 0.5}, "words do not matter"),
         ({"found": 0.1}, "only 10.0 % of the scans"),
+        ({"heeding": 0.8, "presence": 0.3}, "neither the words nor what the scans show"),
         ({"coverage": 0.95}, "no background"),
     ],
 )

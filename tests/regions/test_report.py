@@ -41,7 +41,7 @@ def test_figures(tmp_path):
     summary = summarize(rows, 0.5, [("bad.png", "truncated")])
     figures = summary["prompts"]["p, q"]
     assert figures.pop("flags") == {rule.flag: int(rule.flag in ("empty", "below threshold")) for rule in RULES}
-    assert figures == {"mean_coverage": 0.133333, "median_coverage": 0.0, "empty": 1, "below_threshold": 2}
+    assert figures == {"maps": 3, "mean_coverage": 0.133333, "median_coverage": 0.0, "empty": 1, "below_threshold": 2}
     assert (summary["scans"], summary["seconds_per_scan"]) == (3, 2.0)
     write_summary(tmp_path, rows, summary)
     content = json.loads((tmp_path / "summary.json").read_text())

@@ -131,6 +131,29 @@ def test_real_scans_separate_who_heeds_from_who_does_not(dataset, data_root, con
         assert gate(localizer, dataset, data_root, configs, tmp_path / name).verdict == DO_NOT_USE, name
 
 
+def random_models(folder):
+    """Vision-language models that have learned nothing, by name."""
+    import tiny_models
+    import tiny_open_clip
+
+    from custom.localizers.vision_language.biomedclip import BiomedClipBottleneck, BiomedClipGradient
+    from custom.localizers.vision_language.clipseg import ClipSegLocalizer
+
+    clip = tiny_open_clip.save_tiny_model(folder / "clip")
+    yield "CLIPSeg", ClipSegLocalizer(tiny_models.tiny_clipseg(folder / "clipseg"))
+    # Stretched as published: on the scale of evidence, these find nothing.
+    yield "M2IB", BiomedClipBottleneck(clip, layer=3, steps=4, draws=4, scale="minmax")
+    yield "gradient", BiomedClipGradient(clip, layer=3, scale="minmax")
+
+
+def test_models_that_have_learned_nothing_are_found_out(data_root, configs, tmp_path, monkeypatch, repository):
+    monkeypatch.syspath_prepend(str(repository / "tests" / "localizers"))
+    monkeypatch.syspath_prepend(str(repository / "tests" / "localizers" / "vision_language"))
+    for name, localizer in random_models(tmp_path):
+        verdict = gate(localizer, "brain_mri_cheng", data_root, configs, tmp_path / name, per_kind=3).verdict
+        assert verdict == DO_NOT_USE, name
+
+
 def scan(value=1.0, size=24):
     image = torch.zeros(1, size, size)
     image[:, 4:10, 4:10] = value

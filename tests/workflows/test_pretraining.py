@@ -90,3 +90,19 @@ def test_a_traceback_ends_with_its_cause(monkeypatch, capsys):
     except RuntimeError as error:
         sys.excepthook(type(error), error, error.__traceback__)
     assert capsys.readouterr().err.rstrip().endswith("What went wrong: scan_3.png: an empty file")
+
+
+def test_an_error_that_says_what_to_do_stands_before_what_led_to_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    show_root_causes()
+    try:
+        try:
+            try:
+                raise FileNotFoundError("no snapshot")
+            except FileNotFoundError as error:
+                raise ValueError("The weights are not here: download them.") from error
+        except ValueError as error:
+            raise RuntimeError("Failed to instantiate component") from error
+    except RuntimeError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    assert capsys.readouterr().err.rstrip().endswith("What went wrong: The weights are not here: download them.")
