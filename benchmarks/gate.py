@@ -87,7 +87,10 @@ def run(folder: Path, prompt: str, values: list[int] | None, name: str, count: i
             elsewhere=other_loaders([prompt], library, 4, dims),
             dataset=folder.name,
             target=in_values(values),
+            max_minutes=60,
         ).run()
+    if record is None:
+        raise SystemExit(f"{name} is too slow for its gate.")
     return record.prompts[prompt]
 
 

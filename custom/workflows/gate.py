@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 VOXELS_AT_ONCE = 30_000_000  # of the maps of several phrases; bounds the memory on volumes
 DISC_LIMITS = (1e-3, 0.7)  # areas that the centred disc can take
+LEAST_SCANS = 2
 TOP_SHARE = 0.01  # of the voxels, whose mean probability is a scan's score
 
 
@@ -51,7 +53,8 @@ class GateRun:
         target: from a mask ``[*spatial]`` to the boolean target; None: everything above 0.
         threshold: probability from which a voxel is region, as in masking; None: compare probabilities.
         rules: limits of the verdict.
-        max_minutes: when to stop looking at more scans; at least two are looked at.
+        max_minutes: about how long it may take. A slow localizer is asked fewer phrases of each kind, and on fewer
+            scans, down to one phrase of each kind on two scans; what takes longer even so is not begun.
         settings: what else is to be recorded.
         skip_bad: leave out scans that cannot be read, with a warning.
     """
@@ -80,8 +83,8 @@ class GateRun:
         self.settings = dict(settings or {})
         self._refused: set[str] = set()
 
-    def run(self) -> GateRecord:
-        """Return the record, as written.
+    def run(self) -> GateRecord | None:
+        """Return the record, as written; None if it would take longer than it may.
 
         Raises:
             ScanError: if there is no scan, or (without ``skip_bad``) one that cannot be read.
@@ -94,9 +97,14 @@ class GateRun:
         if known is not None:
             logger.info("The gate in %s was made in the same way; it is not made again.", self.output_dir)
             return known
-        answers = self._look()
-        if not answers:
+        first = next(self._read(self.scans), None)
+        if first is None:
             raise ScanError("dataset", "none of the scans for the gate can be read", "Check --dataset_dir")
+        phrases = self._affordable(first)
+        if phrases is None:
+            return None
+        offered, self.phrases = self.phrases, phrases
+        answers = self._look()
         elsewhere = [
             # Not to know a prompt on scans of another modality is a right answer there.
             {prompt: self._answers(scan[MIMKeys.IMAGE], [prompt], refusable=True)[0][0] for prompt in self.prompts}
@@ -104,7 +112,7 @@ class GateRun:
         ]
         gates = {prompt: self._judge(prompt, found, elsewhere) for prompt, found in self._by_prompt(answers).items()}
         record = GateRecord(
-            self.localizer.describe(), self.dataset, len(answers), self.threshold, gates, self._all_settings()
+            self.localizer.describe(), self.dataset, len(answers), self.threshold, gates, self._all_settings(offered)
         )
         self._write(record)
         return record
@@ -115,14 +123,39 @@ class GateRun:
         except ValueError as error:
             logger.warning("%s It is replaced.", error)
             return None
-        wanted = GateRecord(self.localizer.describe(), self.dataset, 0, self.threshold, {}, self._all_settings())
+        settings = self._all_settings(self.phrases)
+        wanted = GateRecord(self.localizer.describe(), self.dataset, 0, self.threshold, {}, settings)
         same = found is not None and found.made_like(wanted) and set(self.prompts) <= set(found.prompts)
         return found if same else None
 
-    def _all_settings(self) -> dict[str, Any]:
-        phrases = {prompt: [each.text for each in self.phrases[prompt]] for prompt in self.prompts}
+    def _all_settings(self, offered: Mapping[str, Sequence[Phrasing]]) -> dict[str, Any]:
+        phrases = {prompt: [each.text for each in offered[prompt]] for prompt in self.prompts}
         others = {name: other.describe() for name, other in self.others.items()}
         return {**self.settings, "phrases": phrases, "others": others, "scans_offered": len(self.scans)}
+
+    def _affordable(self, scan: Scan) -> dict[str, list[Phrasing]] | None:
+        """Phrases that can be asked on two scans in the time there is; None if not even one of each kind can."""
+        most = max(count for each in self.phrases.values() for count in Counter(one.kind for one in each).values())
+        for _ in range(2):  # the first time, a model may have to be loaded
+            start = time.monotonic()
+            self._answers(scan[MIMKeys.IMAGE], self.prompts[:1])
+            seconds = time.monotonic() - start
+            for per_kind in range(most, 0, -1):
+                phrases = {prompt: _first_of_each_kind(each, per_kind) for prompt, each in self.phrases.items()}
+                minutes = LEAST_SCANS * seconds * sum(1 + len(each) for each in phrases.values()) / 60
+                if minutes <= self.max_minutes:
+                    if per_kind < most:
+                        logger.warning(
+                            "A phrase takes %.1f seconds a scan: the gate asks %d of each kind, not %d.",
+                            seconds, per_kind, most,
+                        )  # fmt: skip
+                    return phrases
+        logger.warning(
+            "No gate: on %d scans it would take about %.0f minutes. Allow it with --gate_minutes, or see whether a "
+            "cheaper localizer will do.",
+            LEAST_SCANS, minutes,
+        )  # fmt: skip
+        return None
 
     def _look(self) -> list[dict[str, ScanAnswers]]:
         """Answers a scan and prompt, on as many scans as the time allows."""
@@ -130,7 +163,9 @@ class GateRun:
         for scan in tqdm(self._read(self.scans), desc="gate", unit="scan", total=len(self.scans)):
             asked = scan.get(MIMKeys.PROMPTS) or self.prompts
             answers.append({prompt: self._scan(scan, prompt) for prompt in self.prompts if prompt in asked})
-            if len(answers) >= 2 and time.monotonic() - start > 60 * self.max_minutes:
+            spent = time.monotonic() - start
+            enough = len(answers) >= LEAST_SCANS
+            if enough and spent * (1 + 1 / len(answers)) > 60 * self.max_minutes and len(answers) < len(self.scans):
                 logger.warning(
                     "The gate looked at %d of %d scans within %g minutes.",
                     len(answers),
@@ -288,6 +323,16 @@ def _plain_overlap(first: np.ndarray, second: np.ndarray, threshold: float | Non
         first, second = first >= threshold, second >= threshold
     union = float(np.maximum(first, second).sum())
     return float(np.minimum(first, second).sum()) / union if union else 1.0
+
+
+def _first_of_each_kind(phrases: Sequence[Phrasing], count: int) -> list[Phrasing]:
+    seen: Counter[str] = Counter()
+    kept = []
+    for phrase in phrases:
+        seen[phrase.kind] += 1
+        if seen[phrase.kind] <= count:
+            kept.append(phrase)
+    return kept
 
 
 def _phrase_row(phrase: Phrasing, answers: Sequence[Answer]) -> dict[str, Any]:

@@ -274,10 +274,45 @@ def test_scans_with_prompts_of_their_own_are_asked_for_those(configs, tmp_path, 
     assert "No scan drawn for the gate is to be asked for 'circle'" in caplog.text
 
 
-def test_time_is_limited(configs, tmp_path, caplog):
-    record = run(Named(("square",)), tmp_path, configs, max_minutes=0.0).run()
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but for the stand-in, which takes ten seconds a call."""
+    now = [0.0]
+
+    class Slow(Named):
+        def localize(self, image, prompts):
+            now[0] += 10 * len(prompts)
+            return super().localize(image, prompts)
+
+    monkeypatch.setattr("custom.workflows.gate.time.monotonic", lambda: now[0])
+    return Slow
+
+
+def test_more_scans_only_while_there_is_time(clock, configs, tmp_path, caplog):
+    """Two phrases of five kinds and the prompt: 110 seconds a scan."""
+    record = run(clock(("squ",)), tmp_path, configs, max_minutes=4.5).run()
+    assert len(record.prompts["square"].phrasings) == 10
     assert record.scans == 2
     assert "2 of 3 scans" in caplog.text
+
+
+def test_a_slow_localizer_is_asked_less(clock, configs, tmp_path, caplog):
+    """One phrase of five kinds and the prompt on two scans: 120 seconds; two of each would take 220."""
+    record = run(clock(("squ",)), tmp_path, configs, max_minutes=3).run()
+    kinds = [each["kind"] for each in record.prompts["square"].phrasings]
+    assert len(kinds) == len(set(kinds)) == 5
+    assert "asks 1 of each kind, not 2" in caplog.text
+    again = clock(("squ",))
+    run(again, tmp_path, configs, max_minutes=3).run()
+    assert not again.asked  # the same gate, though it was asked less than it was offered
+
+
+def test_what_would_take_too_long_is_not_begun(clock, configs, tmp_path, caplog):
+    localizer = clock(("squ",))
+    assert run(localizer, tmp_path, configs, max_minutes=1).run() is None
+    assert not list(tmp_path.iterdir())
+    assert len(localizer.asked) == 2
+    assert "would take about 2 minutes. Allow it with --gate_minutes" in caplog.text
 
 
 def test_the_verdict_is_logged(configs, tmp_path, caplog):
