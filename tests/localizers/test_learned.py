@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from custom.localizers.operators import OPERATORS, Scan
 from custom.localizers.operators.finder import AREAS, build_network, load_finder, search_area, to_grid
+from custom.localizers.vocabulary import Vocabulary
 
 SIZES = {2: [32, 32], 3: [16, 16, 16]}
 
@@ -140,3 +141,13 @@ def test_weights_in_the_file_are_those_of_the_network(tmp_path):
     path = write(tmp_path)
     state = load_finder(path).network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in load_file(path).items())
+
+
+@pytest.mark.parametrize(("name", "concept"), [("self_taught", "brain tumor"), ("self_taught_lung", "lung nodule")])
+def test_the_vocabularies_understand_the_same_words_as_the_embedded_one(tmp_path, configs, name, concept):
+    embedded = Vocabulary(configs / "localizers" / "vocabulary.yaml").concepts
+    taught = Vocabulary(configs / "localizers" / f"{name}_vocabulary.yaml", write(tmp_path)).concepts
+    assert taught.keys() == embedded.keys()
+    for each, entry in taught.items():
+        assert set(entry.phrases) == set(embedded[each].phrases)
+        assert (entry.chains == embedded[each].chains) == (each != concept)

@@ -15,7 +15,8 @@ def learned(scan: Scan, weights: str) -> Map:
     """What a self-taught network takes for a lesion; needs the files that ``self_teach.yaml`` writes.
 
     The scan is brought to the network's grid and grey levels as in training, the logistic outputs are averaged over the
-    recorded flips, cut to the search area (brain, lungs, body), smoothed and brought back.
+    recorded flips, cut to the search area (brain, lungs, body), smoothed and brought back. "bright" and "dark" in a
+    prompt change nothing here.
 
     Args:
         scan: of the kind that the network was trained on, with as many dimensions.
