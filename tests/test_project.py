@@ -20,6 +20,7 @@ ROOM_MAY_USE = {
     "prompts": {"keys", "files"},
     "losses": {"keys", "files"},
     "metrics": {"keys", "files"},
+    "synthesis": {"keys", "files", "localizers"},
     "visual": {"keys", "files", "losses"},
     "handlers": {"keys", "files", "losses", "networks", "visual"},
 }
