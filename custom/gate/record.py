@@ -55,7 +55,7 @@ class GateRecord:
 
     def made_like(self, other: GateRecord) -> bool:
         """Whether another gate would ask the same localizer the same on the same data."""
-        return self._how() == other._how()
+        return same_description(self._how(), other._how())
 
     def save(self, folder: str | Path) -> Path:
         """Write ``gate.json`` into a folder; OSError if it cannot be written."""
@@ -83,6 +83,10 @@ class GateRecord:
                 f"{path} is not a gate of this version ({error}). Delete it, or make it anew with gate.yaml."
             ) from error
 
-    def _how(self) -> str:
-        # Through JSON, because what was read back holds lists in place of tuples.
-        return json.dumps([self.localizer, self.dataset, self.threshold, self.settings], sort_keys=True)
+    def _how(self) -> list[Any]:
+        return [self.localizer, self.dataset, self.threshold, self.settings]
+
+
+def same_description(first: Any, second: Any) -> bool:
+    """Whether two descriptions are the same, one of which may have been read back: lists in place of tuples."""
+    return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)

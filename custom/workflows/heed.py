@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from custom.gate import DO_NOT_USE, USE, GateRecord
+from custom.gate.record import same_description
 from custom.masking import MaskStrategy
 from custom.masking.region import RegionMasking
 from custom.regions import RegionStore
@@ -35,7 +36,12 @@ class HeededStrategy:
 
 
 def heed_gate(
-    strategy: MaskStrategy, store: RegionStore, prompts: Sequence[str], heed: bool = True, how_to: str = ""
+    strategy: MaskStrategy,
+    store: RegionStore,
+    prompts: Sequence[str],
+    heed: bool = True,
+    how_to: str = "",
+    scan_ids: Sequence[str] = (),
 ) -> HeededStrategy:
     """Replace region masking by its matched random control where the gate found that a prompt is not heeded.
 
@@ -45,6 +51,7 @@ def heed_gate(
         prompts: the prompts whose maps decide the masks.
         heed: False: say what the gate found, but mask as asked.
         how_to: what to run where there is no gate, for the log.
+        scan_ids: of the run; a gate of another localizer than their maps were made by says nothing about them.
 
     Returns:
         The strategy to use, and what was found.
@@ -55,6 +62,9 @@ def heed_gate(
     if not strategy.needs_region:
         return HeededStrategy(strategy, {}, False)
     record = GateRecord.load(store.root)
+    if record is not None and _is_of_another(record, store, prompts, scan_ids):
+        logger.warning("The gate in %s is of another localizer than the maps beside it: not heeded.", store.root)
+        record = None
     verdicts = {prompt: record.verdict(prompt) for prompt in prompts} if record else {}
     known = {prompt: verdict for prompt, verdict in verdicts.items() if verdict is not None}
     for prompt in prompts:
@@ -72,6 +82,16 @@ def heed_gate(
         store.root,
     )
     return HeededStrategy(strategy.matched_random(), known, True)
+
+
+def _is_of_another(record: GateRecord, store: RegionStore, prompts: Sequence[str], scan_ids: Sequence[str]) -> bool:
+    """Whether the first map that has a record was made by another localizer."""
+    for scan_id in scan_ids:
+        for prompt in prompts:
+            made = store.record(scan_id, prompt)
+            if made is not None:
+                return not same_description(made.localizer, record.localizer)
+    return False
 
 
 def _report(prompt: str, record: GateRecord | None, verdict: str | None, how_to: str) -> None:

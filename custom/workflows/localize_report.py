@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +14,7 @@ from torch import Tensor
 
 from custom.files import write_atomically
 from custom.gate import GateRecord
+from custom.gate.record import same_description
 from custom.regions.report import (
     LIMITS,
     RULES,
@@ -34,9 +32,7 @@ from custom.visual.region_page import EvenSample, Pictures, make_pictures, rende
 
 logger = logging.getLogger(__name__)
 
-FILES = ("report.html", "contact_sheet.png", "summary.json", "summary.csv")
 STOPS = tuple(round(0.05 * step, 2) for step in range(1, 20))  # thresholds of the page's slider, beside the run's
-_ABANDONED = 600.0  # seconds without a change
 
 
 class Subject(NamedTuple):
@@ -137,7 +133,6 @@ class LocalizationReport:
         Returns:
             The summary, as written to ``summary.json`` (without its rows).
         """
-        _remove_abandoned(self.output_dir)
         rows = flag_rows(self.rows, self.subject.threshold)
         summary = summarize(rows, self.subject.threshold, self.skipped)
         if stopped:
@@ -241,29 +236,6 @@ def _thinned(sampled: Sequence[_Sampled], wanted: int) -> list[_Sampled]:
 
 def _difference(measured: Any, used: Mapping[str, Any]) -> str:
     """A sentence if the gate was measured with another localizer than the maps were made with."""
-    # Through JSON, because what was read back holds lists in place of tuples.
-    if not measured or json.dumps(measured, sort_keys=True) == json.dumps(used, sort_keys=True):
+    if not measured or same_description(measured, used):
         return ""
     return "This gate was measured with another localizer, or other settings of it, than these maps were made with."
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove report files that killed runs had half written: their process is gone, and ten minutes."""
-    for name in FILES:
-        for file in folder.glob(f".{name}.*"):
-            number = file.name.rsplit(".", 1)[1]
-            try:
-                if number.isdigit() and time.time() - file.stat().st_mtime > _ABANDONED and not _runs(int(number)):
-                    file.unlink()
-            except OSError:  # gone already, or somebody else's
-                continue
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True

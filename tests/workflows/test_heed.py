@@ -10,7 +10,7 @@ import torch
 
 from custom.gate import GateRecord, PromptGate
 from custom.masking import RandomMasking, RegionMasking, RegionMatchedRandom
-from custom.regions import RegionStore
+from custom.regions import RegionRecord, RegionStore
 from custom.workflows import heed_gate
 
 
@@ -67,6 +67,16 @@ def test_it_can_be_overruled(tmp_path):
     heeded = heed_gate(strategy, store_with(tmp_path, chair="do not use"), ["chair"], heed=False)
     assert heeded.strategy is strategy
     assert heeded.verdicts == {"chair": "do not use"}
+
+
+@pytest.mark.parametrize(("maker", "replaced"), [({"name": "x"}, True), ({"name": "y"}, False)])
+def test_a_gate_of_another_localizer_is_not_heeded(tmp_path, maker, replaced, caplog):
+    store_with(tmp_path, chair="do not use")
+    store = RegionStore(tmp_path)
+    store.save("b.png", "chair", torch.zeros(4, 4), RegionRecord(maker, "chair", (4, 4), ""))
+    heeded = heed_gate(RegionMasking(), store, ["chair"], scan_ids=["a.png", "b.png"])
+    assert heeded.replaced == replaced
+    assert ("of another localizer" in caplog.text) != replaced
 
 
 def test_masks_without_region_need_no_gate(tmp_path):

@@ -6,9 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import re
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from custom.files import temporary_file
 from custom.gate import GateRecord, PromptGate
 from custom.localizers.base import UnknownPromptError
 from custom.regions import LocalizeRegiond, RegionStore
@@ -199,19 +198,11 @@ def test_a_broken_gate_is_said_and_left_out(localization, tmp_path, content):
 
 
 def test_what_killed_reports_left_is_removed_and_nothing_else(localization, tmp_path):
-    long_ago = time.time() - 3600
-    gone = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1 if Path("/proc").exists() else 99_999_999
-    names = {
-        f".report.html.{gone}": False,
-        f".summary.json.{gone}": False,
-        f".report.html.{os.getppid()}": True,  # of a living process
-        f".summary.csv.{gone}": True,  # only just written
-        ".report.html.swp": True,
-        f".notes.txt.{gone}": True,
-    }
-    for name in names:
-        (tmp_path / name).write_text("half")
-        if "summary.csv" not in name:
-            os.utime(tmp_path / name, (long_ago, long_ago))
-    localization(scans([2])).run()
-    assert {name: (tmp_path / name).exists() for name in names} == names
+    left, other = tmp_path / ".0123456789ab.report.html", tmp_path / ".report.html.swp"
+    for file in (left, other):
+        file.write_text("half")
+    with temporary_file(tmp_path / "report.html") as living:
+        localization(scans([2])).run()
+        assert living.exists()
+    assert not left.exists()
+    assert other.exists()
