@@ -15,8 +15,6 @@ from monai.bundle import ConfigWorkflow
 
 from custom.localizers import ConceptLocalizer
 from custom.workflows.self_teaching import (
-    LesionLoss,
-    LesionTarget,
     SelfLabelled,
     calibrated,
     draw_shots,
@@ -197,23 +195,6 @@ def test_a_second_round_goes_on_from_the_first(brains, tmp_path):
     assert second["self_labelled"] == round(0.3 * 8)
     assert set(first["shot_ids"]) <= set(second["shot_ids"])
     assert second["shots"] == len(second["shot_ids"])
-
-
-def test_the_surest_finds_outside_the_marks_are_not_punished():
-    logits = torch.full((1, 1, 10, 10), -5.0)
-    logits[..., 0, :4] = 6.0  # a real lesion that nobody marked
-    logits[..., 9, :4] = 6.0
-    lesion = torch.zeros_like(logits)
-    lesion[..., 9, :4] = 1
-    unlooked, annotated = torch.zeros(1), torch.ones(1)
-    trimmed, plain = LesionLoss(trim=0.04), LesionLoss(trim=0.0)
-    assert trimmed(logits, LesionTarget(lesion, unlooked)) < 0.05
-    assert trimmed(logits, LesionTarget(lesion, annotated)) > 0.3
-    assert torch.isclose(
-        trimmed(logits, LesionTarget(lesion, annotated)), plain(logits, LesionTarget(lesion, unlooked))
-    )
-    with pytest.raises(ValueError, match="trim"):
-        LesionLoss(trim=1.0)
 
 
 def test_the_next_command_can_be_pasted():

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from custom.keys import MIMKeys
 from custom.localizers.base import UnknownPromptError
 from custom.localizers.pretrained import MissingWeightsError
 from custom.regions import LocalizeRegiond
+from custom.workflows.commands import run_command
 from custom.workflows.localize_report import LocalizationReport, Subject
 from custom.workflows.prompts import Prompt, is_looked_up, named_prompts
 from datasets.errors import ScanError
@@ -162,13 +162,7 @@ def pretrain_command(
         # The command line would split a phrase at its commas, a list keeps it whole.
         prompt = prompts[0] if len(prompts) == 1 and "," not in prompts[0] else str(list(prompts))
     options = {"config_file": f"{configs}/pretrain.yaml", "dataset_dir": dataset_dir, "prompt": prompt}
-    given = " ".join(f"--{name} {_quoted(value)}" for name, value in {**options, "region_dir": region_dir}.items())
-    return f"Next: python -m monai.bundle run {given}"
-
-
-def _quoted(value: str) -> str:
-    readable = shlex.quote(value) != value and not set(value) & set('"$`\\!')
-    return f'"{value}"' if readable else shlex.quote(value)
+    return f"Next: {run_command({**options, 'region_dir': region_dir})}"
 
 
 def _log(summary: Mapping[str, Any]) -> None:

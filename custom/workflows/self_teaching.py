@@ -7,12 +7,11 @@ import hashlib
 import itertools
 import json
 import logging
-import shlex
 import time
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import monai
 import numpy as np
@@ -22,14 +21,15 @@ from monai.engines import PrepareBatch
 from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import WeightedRandomSampler
 
 from custom.files import write_atomically
 from custom.localizers.operators.finder import Finder, load_finder, make_finder
+from custom.losses import LesionTarget
 from custom.networks.weights import file_hash
 from custom.tasks.classification import FineTuning
 from custom.tasks.results import write_json
+from custom.workflows.commands import run_command
 from datasets.errors import ScanError
 
 if TYPE_CHECKING:
@@ -42,17 +42,6 @@ _ANNOTATION = ("mask", "boxes")
 WEIGHTS = "self_taught.safetensors"
 THRESHOLDS = np.round(np.arange(0.05, 0.51, 0.05), 2)  # no higher: real lesions are less plain than synthetic ones
 MOST_TRIALS = 200
-
-
-class LesionTarget(NamedTuple):
-    """What the network should find.
-
-    - ``lesion``: ``[B, 1, *spatial]`` of 0 and 1.
-    - ``annotated``: ``[B]``, 1 where everything outside is known to be no lesion, 0 where nobody looked.
-    """
-
-    lesion: Tensor
-    annotated: Tensor
 
 
 class LesionPrepareBatch(PrepareBatch):
@@ -70,45 +59,6 @@ class LesionPrepareBatch(PrepareBatch):
             batchdata[key].to(device, non_blocking=non_blocking, **kwargs) for key in ("image", "label", "annotated")
         )
         return image, LesionTarget(lesion, annotated.flatten())
-
-
-class LesionLoss(nn.Module):
-    """Cross-entropy, with lesion and rest weighed apart, and soft Dice, on scans that may hold unmarked lesions.
-
-    Real scans hold real lesions, which a scan's synthetic mask calls healthy. On scans without annotation the share
-    ``trim`` of the voxels that the network takes most surely for lesions, and the mask does not, is left out.
-
-    Args:
-        trim: that share, in [0, 1).
-        inside: weight of the mean cross-entropy inside lesions; ``outside``: likewise; ``dice``: of the Dice loss.
-    """
-
-    def __init__(self, trim: float = 0.03, inside: float = 0.3, outside: float = 2.0, dice: float = 0.5) -> None:
-        super().__init__()
-        if not 0 <= trim < 1:
-            raise ValueError(f"trim is a share in [0, 1), received {trim}.")
-        self.trim, self.inside, self.outside, self.dice = trim, inside, outside, dice
-
-    def forward(self, logits: Tensor, target: LesionTarget) -> Tensor:
-        """Loss of logits ``[B, 1, *spatial]``."""
-        outputs, lesion = logits.flatten(1), target.lesion.flatten(1)
-        counted = self._counted(outputs.detach(), lesion, target.annotated)
-        entropy = functional.binary_cross_entropy_with_logits(outputs, lesion, reduction="none")
-        healthy = (1 - lesion) * counted
-        missed = (entropy * lesion).sum() / (lesion.sum() + 1)
-        invented = (entropy * healthy).sum() / (healthy.sum() + 1)
-        probability = torch.sigmoid(outputs) * counted
-        overlap = (2 * (probability * lesion).sum(1) + 1) / (probability.sum(1) + lesion.sum(1) + 1)
-        return self.inside * missed + self.outside * invented + self.dice * (1 - overlap.mean())
-
-    def _counted(self, outputs: Tensor, lesion: Tensor, annotated: Tensor) -> Tensor:
-        """1 for the voxels that count, ``[B, voxels]``."""
-        left_out = int(self.trim * outputs.shape[1])
-        if not left_out:
-            return torch.ones_like(outputs)
-        healthy = outputs.masked_fill(lesion > 0, -torch.inf)
-        surest = healthy.topk(left_out, dim=1).values[:, -1:]
-        return ((healthy < surest) | (lesion > 0) | (annotated[:, None] > 0)).to(outputs.dtype)
 
 
 def draw_shots(datalist: Datalist, shots: int, seed: int) -> list[str]:
@@ -371,10 +321,4 @@ def localize_command(configs: str, dataset_dir: str, output_dir: str | Path, loc
         "localizer_options": str({"weights": str(Path(output_dir) / WEIGHTS)}),
         "prompt": prompt,
     }
-    given = " ".join(f"--{name} {_quoted(value)}" for name, value in options.items())
-    return f"Next: python -m monai.bundle run {given}"
-
-
-def _quoted(value: str) -> str:
-    readable = shlex.quote(value) != value and not set(value) & set('"$`\\!')
-    return f'"{value}"' if readable else shlex.quote(value)
+    return f"Next: {run_command(options)}"
