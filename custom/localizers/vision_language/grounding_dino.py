@@ -29,7 +29,7 @@ class GroundingDinoLocalizer(PromptedLocalizer):
         source: see :class:`PromptedLocalizer`.
         download: likewise.
         device: likewise.
-        threshold: boxes that score lower are dropped, in [0, 1].
+        threshold: boxes that score lower are dropped, in [0, 1]; a box at it counts as probability 0.5.
         max_area: boxes that cover a larger share of the picture are dropped, in [0, 1].
         batch_size: pictures that go through the model at once, with one prompt.
         mixed_precision: see :class:`PromptedLocalizer`.

@@ -27,7 +27,7 @@ class Owlv2Localizer(PromptedLocalizer):
         source: see :class:`PromptedLocalizer`.
         download: likewise.
         device: likewise.
-        threshold: boxes that score lower are dropped, in [0, 1].
+        threshold: boxes that score lower are dropped, in [0, 1]; a box at it counts as probability 0.5.
         max_area: boxes that cover a larger share of the picture are dropped, in [0, 1].
         batch_size: see :class:`PromptedLocalizer`.
         mixed_precision: likewise.

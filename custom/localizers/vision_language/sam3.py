@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from custom.localizers.pretrained import PretrainedModel
-from custom.localizers.vision_language.detections import check_shares
+from custom.localizers.vision_language.detections import as_probability, check_shares
 from custom.localizers.vision_language.prompted import PromptedLocalizer, resized
 
 
 class Sam3Localizer(PromptedLocalizer):
-    """Masks of SAM 3 (``facebook/sam3``) as a soft map: the most over instances of score × mask probability.
+    """Masks of SAM 3 (``facebook/sam3``) as a soft map: the most over instances of probability × mask.
 
     An instance's score is that of its query times that of the presence head, which says whether the concept is in the
     picture at all. The weights are gated: ask for access on the hub, log in (``hf auth login``), then download; they
@@ -28,7 +28,8 @@ class Sam3Localizer(PromptedLocalizer):
         source: see :class:`PromptedLocalizer`.
         download: likewise.
         device: likewise.
-        threshold: instances that score lower are dropped, in [0, 1].
+        threshold: instances that score lower are dropped, in [0, 1]; one at it counts as probability 0.5, see
+            :func:`~custom.localizers.vision_language.detections.as_probability`.
         batch_size: see :class:`PromptedLocalizer`.
         mixed_precision: likewise.
 
@@ -77,9 +78,9 @@ class Sam3Localizer(PromptedLocalizer):
         return resized(torch.stack(maps, dim=1), size)
 
     def _soft_map(self, output: Any) -> Tensor:
-        """Return ``[N, h, w]``: over instances, the highest score × mask probability."""
+        """Return ``[N, h, w]``: over instances, the highest probability × mask probability."""
         scores = output.pred_logits.float().sigmoid() * output.presence_logits.float().sigmoid()
-        scores = torch.where(scores >= self.threshold, scores, 0)
+        scores = torch.where(scores >= self.threshold, as_probability(scores, self.threshold), 0)
         maps = torch.zeros(len(scores), *output.pred_masks.shape[-2:], device=scores.device)
         for found, instance_scores, masks in zip(maps, scores, output.pred_masks, strict=True):
             for instance in torch.nonzero(instance_scores).flatten():

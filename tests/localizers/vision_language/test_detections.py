@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from custom.localizers.vision_language.detections import check_shares, corners, paint
+from custom.localizers.vision_language.detections import as_probability, check_shares, corners, paint
 
 SIZE = (20, 30)
 
@@ -15,11 +15,30 @@ def boxes(*values):
     return torch.tensor(values, dtype=torch.float32).reshape(-1, 4)
 
 
-def test_a_box_fills_its_area_with_its_score():
+def test_a_box_fills_its_area_with_its_probability():
     painted = paint(boxes((5, 2, 9, 12)), torch.tensor([0.25]), SIZE, threshold=0.1)
     expected = torch.zeros(SIZE)
-    expected[2:12, 5:9] = 0.25
-    assert torch.equal(painted, expected)
+    expected[2:12, 5:9] = 0.25 * 0.9 / (0.25 * 0.9 + 0.75 * 0.1)
+    torch.testing.assert_close(painted, expected)
+
+
+def test_the_threshold_becomes_one_half():
+    """Odds of 1/3 at a threshold of 0.25: a score of 0.5 has three times those odds, and so 0.75."""
+    scores = torch.tensor([0.0, 0.1, 0.25, 0.5, 1.0])
+    found = as_probability(scores, 0.25)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
+    assert found[2] >= 0.5
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+def test_at_the_ends_scores_stay(threshold):
+    scores = torch.tensor([0.0, 0.3, 1.0])
+    assert torch.equal(as_probability(scores, threshold), scores)
+
+
+def test_whatever_a_detector_keeps_is_region():
+    for threshold in torch.linspace(0.01, 0.9, 90).tolist():
+        assert as_probability(torch.tensor([threshold]), threshold) >= 0.5
 
 
 def test_the_highest_score_holds_whatever_the_order():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from custom.localizers.vision_language.detections import paint
+from custom.localizers.vision_language.detections import as_probability, paint
 from custom.localizers.vision_language.owlv2 import Owlv2Localizer
 from tests.localizers.bright import box_of_bright, centre_form, overlap, scan_with_block
 from tests.localizers.tiny_models import tiny_owlv2
@@ -52,4 +52,4 @@ def test_a_box_lies_where_the_thing_is(localizer, wide):
     # one box, the right one, for both prompts: the better one does not take it away from the other
     assert overlap(maps[0], truth) > 0.75  # a pixel of the model is 1.25 pixels of the picture
     assert overlap(maps[1], truth) > 0.75
-    torch.testing.assert_close(maps.amax(dim=(1, 2)), torch.tensor([3.0, 2.0]).sigmoid())
+    torch.testing.assert_close(maps.amax(dim=(1, 2)), as_probability(torch.tensor([3.0, 2.0]).sigmoid(), 0.2))
