@@ -86,6 +86,18 @@ def test_pretraining_heeds_it(configs, heads, chests, tmp_path):
     assert overruled.verdicts == {"brain tumor": "do not use"}
 
 
+def test_no_test_scan_is_looked_at(configs, heads):
+    parser = ConfigParser(ConfigParser.load_config_file(str(configs / "localize.yaml")))
+    for name, value in {"dataset_dir": str(heads), "prompt": "brain tumor", "gate_scans": 100}.items():
+        parser[name] = value
+    assert len(parser.get_parsed_content("items")) == 5
+    assert len(parser.get_parsed_content("gate#scans")) == 4
+    parser = ConfigParser(ConfigParser.load_config_file(str(configs / "localize.yaml")))
+    for name, value in {"dataset_dir": str(heads), "prompt": "brain tumor", "split": "test"}.items():
+        parser[name] = value
+    assert len(parser.get_parsed_content("gate#scans")) == 1  # unless the user asks for nothing else
+
+
 def test_no_gate_wanted(configs, heads, chests, tmp_path):
     with pytest.raises(FileNotFoundError):
         run(configs, ["localize.yaml"], heads, chests, tmp_path, gate_scans=0, localizer="body")
