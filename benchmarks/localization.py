@@ -22,6 +22,7 @@ import torch
 from benchmarks.tables import write_table
 from custom.components import load_component
 from custom.localizers import BodyOnly, CentredDisc, Localizer
+from custom.metrics.localization import compare_with_truth, in_boxes
 from datasets.datalist import load_datalist
 from datasets.loading import LoadScand
 
@@ -93,14 +94,6 @@ def scans(task: Task, arguments: argparse.Namespace) -> Iterator[tuple[torch.Ten
             yield data["image"], target
 
 
-def in_boxes(boxes: list[list[float]], shape: tuple[int, ...]) -> np.ndarray:
-    """Boolean picture of boxes ``[x, y, w, h]``."""
-    inside = np.zeros(shape, dtype=bool)
-    for x, y, width, height in boxes:
-        inside[int(x) : int(np.ceil(x + width)), int(y) : int(np.ceil(y + height))] = True
-    return inside
-
-
 def measure_scan(
     task: Task, localizer: Localizer, image: torch.Tensor, target: np.ndarray
 ) -> dict[str, dict[str, float]]:
@@ -117,7 +110,7 @@ def measure_scan(
     }
     blind["body, equal area"] = blind["body"] * (blind["body"] >= 0.5) * centred_share(blind["body"] >= 0.5, area)
     maps = {task.prompt: right, f"wrong: {task.wrong}": wrong, **blind}
-    return {name: {**measure(each, target), "seconds": seconds} for name, each in maps.items()}
+    return {name: {**compare_with_truth(each, target), "seconds": seconds} for name, each in maps.items()}
 
 
 def centred_share(mask: np.ndarray, area: float) -> np.ndarray:
@@ -129,27 +122,6 @@ def centred_share(mask: np.ndarray, area: float) -> np.ndarray:
         nearest = places[np.argsort(distance, kind="stable")[: round(area * mask.size)]]
         kept[tuple(nearest.T)] = True
     return kept
-
-
-def measure(probability: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Compare a map with a boolean target; the maximum is the middle of the plateau if several voxels share it."""
-    region = probability >= 0.5
-    both = float((region & target).sum())
-    share = max(1, round(0.15 * target.size))
-    # Ties are broken from the centre outwards, so that a flat map does not profit from the order of voxels.
-    grid = np.ogrid[tuple(slice(0, size) for size in target.shape)]
-    centre = sum(((axis - (axis.size - 1) / 2) / axis.size) ** 2 for axis in grid)
-    order = np.lexsort((centre.ravel(), -probability.ravel()))
-    found = probability.max() > 0
-    return {
-        "hit": float(target.ravel()[order[0]]) if found else 0.0,
-        "recall": both / target.sum(),
-        "precision": both / region.sum() if region.any() else 0.0,
-        "coverage": float(region.mean()),
-        "dice": 2 * both / (region.sum() + target.sum()),
-        "recall_at_15": float(target.ravel()[order[:share]].sum() / target.sum()) if found else 0.0,
-        "found": float(region.any()),
-    }
 
 
 def summary(task: Task, name: str, values: list[dict[str, float]]) -> dict[str, str]:

@@ -23,10 +23,11 @@ import numpy as np
 import torch
 
 from benchmarks.bundle import CONFIGS, make_workflow
-from benchmarks.localization import Task, measure, scans, summary
+from benchmarks.localization import Task, scans, summary
 from benchmarks.tables import write_table
 from custom.components import load_component
 from custom.localizers import CentredDisc, Localizer
+from custom.metrics.localization import compare_with_truth
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHOTS = (0, 4, 16)
@@ -128,8 +129,8 @@ def measure_scan(
     area = float(np.clip((probability >= 0.5).mean(), 1e-3, 0.7))
     disc = CentredDisc(area).localize(image, [""])[0].numpy()
     return {
-        name: {**measure(probability, target), "seconds": seconds},
-        f"disc, as large as: {name}": {**measure(disc, target), "seconds": 0.0},
+        name: {**compare_with_truth(probability, target), "seconds": seconds},
+        f"disc, as large as: {name}": {**compare_with_truth(disc, target), "seconds": 0.0},
     }
 
 

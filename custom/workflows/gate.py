@@ -81,6 +81,7 @@ class GateRun:
         self.others, self.target, self.threshold = dict(others or {}), target, threshold
         self.rules, self.max_minutes, self.skip_bad = rules or GateRules(), max_minutes, skip_bad
         self.settings = dict(settings or {})
+        self._asked: Mapping[str, Sequence[Phrasing]] = phrases
         self._refused: set[str] = set()
 
     def run(self) -> GateRecord | None:
@@ -100,10 +101,9 @@ class GateRun:
         first = next(self._read(self.scans), None)
         if first is None:
             raise ScanError("dataset", "none of the scans for the gate can be read", "Check --dataset_dir")
-        phrases = self._affordable(first)
-        if phrases is None:
+        self._asked = self._affordable(first)
+        if not self._asked:
             return None
-        offered, self.phrases = self.phrases, phrases
         answers = self._look()
         elsewhere = [
             # Not to know a prompt on scans of another modality is a right answer there.
@@ -112,7 +112,7 @@ class GateRun:
         ]
         gates = {prompt: self._judge(prompt, found, elsewhere) for prompt, found in self._by_prompt(answers).items()}
         record = GateRecord(
-            self.localizer.describe(), self.dataset, len(answers), self.threshold, gates, self._all_settings(offered)
+            self.localizer.describe(), self.dataset, len(answers), self.threshold, gates, self._all_settings()
         )
         self._write(record)
         return record
@@ -123,18 +123,17 @@ class GateRun:
         except ValueError as error:
             logger.warning("%s It is replaced.", error)
             return None
-        settings = self._all_settings(self.phrases)
-        wanted = GateRecord(self.localizer.describe(), self.dataset, 0, self.threshold, {}, settings)
+        wanted = GateRecord(self.localizer.describe(), self.dataset, 0, self.threshold, {}, self._all_settings())
         same = found is not None and found.made_like(wanted) and set(self.prompts) <= set(found.prompts)
         return found if same else None
 
-    def _all_settings(self, offered: Mapping[str, Sequence[Phrasing]]) -> dict[str, Any]:
-        phrases = {prompt: [each.text for each in offered[prompt]] for prompt in self.prompts}
+    def _all_settings(self) -> dict[str, Any]:
+        phrases = {prompt: [each.text for each in self.phrases[prompt]] for prompt in self.prompts}
         others = {name: other.describe() for name, other in self.others.items()}
         return {**self.settings, "phrases": phrases, "others": others, "scans_offered": len(self.scans)}
 
-    def _affordable(self, scan: Scan) -> dict[str, list[Phrasing]] | None:
-        """Phrases that can be asked on two scans in the time there is; None if not even one of each kind can."""
+    def _affordable(self, scan: Scan) -> dict[str, list[Phrasing]]:
+        """Phrases that can be asked on two scans in the time there is; none if not even one of each kind can."""
         most = max(count for each in self.phrases.values() for count in Counter(one.kind for one in each).values())
         for _ in range(2):  # the first time, a model may have to be loaded
             start = time.monotonic()
@@ -155,7 +154,7 @@ class GateRun:
             "cheaper localizer will do.",
             LEAST_SCANS, minutes,
         )  # fmt: skip
-        return None
+        return {}
 
     def _look(self) -> list[dict[str, ScanAnswers]]:
         """Answers a scan and prompt, on as many scans as the time allows."""
@@ -189,7 +188,7 @@ class GateRun:
     def _scan(self, scan: Scan, prompt: str) -> ScanAnswers:
         image, scan_id = scan[MIMKeys.IMAGE], str(scan.get(MIMKeys.SCAN_ID, ""))
         (own,), (target,) = self._answers(image, [prompt])
-        texts = [phrase.text for phrase in self.phrases[prompt]]
+        texts = [phrase.text for phrase in self._asked[prompt]]
         compared: list[Answer] = []
         chunk = max(1, VOXELS_AT_ONCE // target.size)
         for first in range(0, len(texts), chunk):
@@ -288,7 +287,7 @@ class GateRun:
     def _judge(
         self, prompt: str, scans: Sequence[ScanAnswers], elsewhere: Sequence[Mapping[str, Answer]]
     ) -> PromptGate:
-        asked = self.phrases[prompt]
+        asked = self._asked[prompt]
         measures = measure_prompt(scans, [phrase.kind for phrase in asked], [each[prompt] for each in elsewhere])
         verdict, reasons = judge(measures, self.rules)
         rows = [_phrase_row(phrase, [scan.phrasings[index] for scan in scans]) for index, phrase in enumerate(asked)]

@@ -47,7 +47,11 @@ def phrases_of(prompts: Sequence[str], library: str | Path, per_kind: int, seed:
 def scan_loaders(
     items: Sequence[Mapping[Any, Any]], load: Callable[[Mapping[Hashable, Any]], Scan], count: int, seed: int = 0
 ) -> list[Callable[[], Scan]]:
-    """Return loaders of up to ``count`` items of a datalist, drawn without repetition."""
+    """Return loaders of up to ``count`` items of a datalist, drawn without repetition.
+
+    Scans of the test split are left for the test, unless there are no others.
+    """
+    items = [item for item in items if item.get("split") != "test"] or list(items)
     order = np.random.default_rng(seed).permutation(len(items))[:count]
     return [_loader(load, items[index]) for index in order]
 

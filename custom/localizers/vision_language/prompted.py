@@ -28,8 +28,8 @@ class UnreadablePromptError(UnknownPromptError):
 class PromptedLocalizer(PictureLocalizer):
     """A localizer from a model of pictures and text of the transformers library.
 
-    Scores are kept as the model gives them, never stretched: a prompt of which nothing is found has a map of (almost)
-    zeros. A constant picture has a map of zeros without a look at it.
+    Maps are never stretched to what a picture holds: a prompt of which nothing is found has a map of (almost) zeros. A
+    constant picture has a map of zeros without a look at it.
 
     Args:
         source: a local folder, or a hub id of weights of the same class; None: the published ones.
