@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from custom.localizers.pretrained import PretrainedModel
-from custom.localizers.vision_language.detections import check_shares, corners, paint
-from custom.localizers.vision_language.prompted import PromptedLocalizer
+from custom.localizers.vision_language.detections import corners
+from custom.localizers.vision_language.detector import DetectorLocalizer
 
 
-class GroundingDinoLocalizer(PromptedLocalizer):
+class GroundingDinoLocalizer(DetectorLocalizer):
     """Boxes of Grounding DINO (``IDEA-Research/grounding-dino-base``, Apache-2.0) as a soft map.
 
     Taught on natural pictures. Pictures are scaled to a short side of 800 px (long side at most 1333); each prompt is
@@ -25,17 +24,7 @@ class GroundingDinoLocalizer(PromptedLocalizer):
     parameters, 0.9 GB; about 3 GB of memory. ``source: IDEA-Research/grounding-dino-tiny`` (at
     ``a2bb814dd30d776dcf7e30523b00659f4f141c71``) is the smaller model: 172 million, 0.7 GB. Reads up to 256 tokens.
 
-    Args:
-        source: see :class:`PromptedLocalizer`.
-        download: likewise.
-        device: likewise.
-        threshold: boxes that score lower are dropped, in [0, 1]; a box at it counts as probability 0.5.
-        max_area: boxes that cover a larger share of the picture are dropped, in [0, 1].
-        batch_size: pictures that go through the model at once, with one prompt.
-        mixed_precision: see :class:`PromptedLocalizer`.
-
-    Raises:
-        ValueError: if a parameter is out of range.
+    For the parameters see :class:`DetectorLocalizer`.
     """
 
     name = "grounding_dino"
@@ -43,26 +32,9 @@ class GroundingDinoLocalizer(PromptedLocalizer):
     published: ClassVar[PretrainedModel] = PretrainedModel(
         "IDEA-Research/grounding-dino-base", "12bdfa3120f3e7ec7b434d90674b3396eccf88eb", "Apache-2.0", 933
     )
+    usual_threshold = 0.25
     model_class = "GroundingDinoForObjectDetection"
     processor_class = "GroundingDinoProcessor"
-
-    def __init__(
-        self,
-        source: str | Path | None = None,
-        download: bool = False,
-        device: str | torch.device | None = None,
-        threshold: float = 0.25,
-        max_area: float = 1.0,
-        batch_size: int = 1,
-        mixed_precision: bool = True,
-    ) -> None:
-        super().__init__(source, download, device, batch_size, mixed_precision)
-        check_shares(threshold=threshold, max_area=max_area)
-        self.threshold, self.max_area = threshold, max_area
-
-    def parameters(self) -> dict[str, Any]:
-        """Threshold and largest area of a box."""
-        return {"threshold": self.threshold, "max_area": self.max_area}
 
     def longest_prompt(self) -> int:
         """Tokens up to which the model reads; it would cut off the rest silently."""
@@ -81,5 +53,5 @@ class GroundingDinoLocalizer(PromptedLocalizer):
         output = self.checkpoint.model(pixel_values=pixels, **tokens)
         scores = output.logits.float().sigmoid().amax(dim=-1)
         boxes = corners(output.pred_boxes.float().cpu()) * torch.tensor([size[1], size[0], size[1], size[0]])
-        maps = [paint(*each, size, self.threshold, self.max_area) for each in zip(boxes, scores, strict=True)]
+        maps = [self.painted(*each, size) for each in zip(boxes, scores, strict=True)]
         return torch.stack(maps)

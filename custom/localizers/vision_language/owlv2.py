@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from custom.localizers.pretrained import PretrainedModel
-from custom.localizers.vision_language.detections import check_shares, corners, paint
-from custom.localizers.vision_language.prompted import PromptedLocalizer
+from custom.localizers.vision_language.detections import corners
+from custom.localizers.vision_language.detector import DetectorLocalizer
 
 
-class Owlv2Localizer(PromptedLocalizer):
+class Owlv2Localizer(DetectorLocalizer):
     """Boxes of OWLv2 (``google/owlv2-base-patch16-ensemble``, Apache-2.0) as a soft map.
 
     Taught on natural pictures. Pictures are padded at the right and lower edge to a square, then scaled to 960 × 960;
@@ -23,17 +22,7 @@ class Owlv2Localizer(PromptedLocalizer):
     prompts do not compete. :func:`custom.localizers.vision_language.detections.paint` makes the map; ``threshold``
     0.1 is the library's. 155 million parameters, 0.6 GB; about 2 GB of memory. Reads up to 16 tokens.
 
-    Args:
-        source: see :class:`PromptedLocalizer`.
-        download: likewise.
-        device: likewise.
-        threshold: boxes that score lower are dropped, in [0, 1]; a box at it counts as probability 0.5.
-        max_area: boxes that cover a larger share of the picture are dropped, in [0, 1].
-        batch_size: see :class:`PromptedLocalizer`.
-        mixed_precision: likewise.
-
-    Raises:
-        ValueError: if a parameter is out of range.
+    For the parameters see :class:`DetectorLocalizer`.
     """
 
     name = "owlv2"
@@ -41,26 +30,9 @@ class Owlv2Localizer(PromptedLocalizer):
     published: ClassVar[PretrainedModel] = PretrainedModel(
         "google/owlv2-base-patch16-ensemble", "cfd3195ba4ea9592eec887ded089f4c08eff231d", "Apache-2.0", 620
     )
+    usual_threshold = 0.1
     model_class = "Owlv2ForObjectDetection"
     processor_class = "Owlv2Processor"
-
-    def __init__(
-        self,
-        source: str | Path | None = None,
-        download: bool = False,
-        device: str | torch.device | None = None,
-        threshold: float = 0.1,
-        max_area: float = 1.0,
-        batch_size: int = 1,
-        mixed_precision: bool = True,
-    ) -> None:
-        super().__init__(source, download, device, batch_size, mixed_precision)
-        check_shares(threshold=threshold, max_area=max_area)
-        self.threshold, self.max_area = threshold, max_area
-
-    def parameters(self) -> dict[str, Any]:
-        """Threshold and largest area of a box."""
-        return {"threshold": self.threshold, "max_area": self.max_area}
 
     def longest_prompt(self) -> int:
         """Tokens that the text encoder has positions for."""
@@ -74,7 +46,7 @@ class Owlv2Localizer(PromptedLocalizer):
         scores = output.logits.float().sigmoid().transpose(1, 2)  # [N, P, boxes]
         boxes = corners(output.pred_boxes.float()) * max(size)  # of the padded square
         maps = [
-            paint(boxes_of_picture, scores_of_prompt, size, self.threshold, self.max_area)
+            self.painted(boxes_of_picture, scores_of_prompt, size)
             for boxes_of_picture, scores_of_picture in zip(boxes, scores, strict=True)
             for scores_of_prompt in scores_of_picture
         ]
