@@ -20,17 +20,15 @@ import pytest
 import torch
 import yaml
 from ignite.engine import Events
-from monai.bundle import ConfigParser
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.bundle import make_workflow
-from benchmarks.gpu import check, merge, pack, settings, study
+from benchmarks.gpu import merge, pack, settings, study
 from benchmarks.gpu.archive import unpack
 from benchmarks.gpu.bfloat16 import Bfloat16Inferer
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.results import read_results
-from custom.components import load_component
 from custom.handlers import read_history
 from custom.regions import RegionStore
 from datasets import load_datalist
@@ -70,21 +68,6 @@ def data(tmp_path_factory) -> Path:
     with open(folder / "manifest.csv", "w", newline="") as stream:
         csv.writer(stream).writerows([["file", "label", "split", "group", "note"], *rows])
     return folder.parent
-
-
-@pytest.fixture(scope="module")
-def tiny() -> dict:
-    """The shipped settings at a size for two processor cores."""
-    small = copy.deepcopy(settings.load_settings())
-    small |= {"side": 32, "seeds": [0], "sets": {"tiny": {"prompt": PROMPT}}}
-    small["arms"] = {arm: small["arms"][arm] for arm in ("from scratch", "region 0.7/0.3", "random 0.6 (SparK)")}
-    small["common"] |= {"backbone": "resnet18_narrow", "image_size": [32, 32]}
-    # Processors compute slowly in bfloat16; TestPrecision does.
-    small["common"] |= {f"{part}#inferer": {"_target_": "SimpleInferer"} for part in ("train", "validate")}
-    small["pretrain"] |= {"passes": 2, "max_epochs": 2, "batch_size": 4, "cell_size": 8, "checkpoint_interval": 1}
-    small["evaluations"]["fine-tuning"] |= {"passes": 1, "max_epochs": 2, "batch_size": 4}
-    small["machine"] |= {"num_workers": 0}
-    return small
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +173,7 @@ class TestStudy:
         monkeypatch.setattr(study.Study, "_workflow", lambda *_: pytest.fail("began"))
         study.Study(tiny, packed, tmp_path / "work", tmp_path / "out", minutes=0.1).go()
 
-    def test_results_of_earlier_calls_are_not_made_again(self, tiny, packed, tmp_path, monkeypatch):
+    def test_results_of_earlier_calls_are_not_made_again(self, tiny, packed, tmp_path, monkeypatch, a_result):
         monkeypatch.setattr(study.Study, "do", lambda *_: pytest.fail("did it again"))
         earlier = tmp_path / "earlier.jsonl"
         earlier.write_text("".join(json.dumps(a_result(run)) + "\n" for run in settings.planned(tiny)))
@@ -331,121 +314,3 @@ def check_precision(config: str, options: dict) -> None:
     assert {parameter.dtype for parameter in parameters} == {parameter.grad.dtype for parameter in parameters}
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
     assert trainer.scaler is None
-
-
-def a_result(run: settings.Run, accuracy: float = 0.5, batch_size: int = 4, finished: str = "2026-01-01") -> dict:
-    figures = {"accuracy": accuracy, "balanced_accuracy": 0.5, "macro_auroc": 0.75}
-    return {
-        "name": run.name,
-        **{"dataset": run.dataset, "seed": run.seed, "arm": run.arm, "evaluation": run.evaluation},
-        "settings": {"data": "abc", "pretrain": {"batch_size": batch_size}, "evaluate": {}},
-        "pretraining": {"seconds": 9.0, "images_per_second": 5.0, "history": [{"hidden_ratio": "0.6"}]},
-        "seconds": 3.0,
-        "test": {**figures, "intervals": {"macro_auroc": [0.7, 0.8]}},
-        "val": figures,
-        "versions": {"torch": "2", "code": "c0de"},
-        "device": "a GPU",
-        "finished": finished,
-    }
-
-
-class TestMerge:
-    @pytest.fixture
-    def plan(self, tiny) -> dict:
-        return {**tiny, "seeds": [0, 1, 2]}
-
-    @pytest.fixture
-    def probes(self, plan) -> list[settings.Run]:
-        """The three seeds of one arm."""
-        wanted = ("random 0.6 (SparK)", "linear probe")
-        return [run for run in settings.planned(plan) if (run.arm, run.evaluation) == wanted]
-
-    def test_mean_and_spread_over_the_seeds_of_several_files(self, plan, probes, tmp_path):
-        for run, accuracy in zip(probes, (0.5, 0.6, 0.7), strict=True):
-            (tmp_path / f"{run.seed}.jsonl").write_text(json.dumps(a_result(run, accuracy)) + "\n")
-        found = merge.merge(plan, read_results([tmp_path]))
-        table = merge.markdown(plan, found)
-        assert (
-            "| linear probe | random 0.6 (SparK) | 60 % | 3 | 60.0 ± 10.0 | 50.0 ± 0.0 | 75.0 ± 0.0 [70.0, 80.0] |"
-            in table
-        )
-        assert "| linear probe | from scratch |  | 0 |  |  |  |" in table
-        assert "3 of 18 planned runs; still missing: 15 of tiny." in table
-        assert "3 runs: a GPU" in table
-
-    def test_csv_has_a_line_a_run(self, plan, probes, tmp_path):
-        merge.write_tables(plan, merge.merge(plan, map(a_result, probes)), tmp_path)
-        rows = list(csv.DictReader((tmp_path / "gpu_study.csv").read_text().splitlines()))
-        assert [row["seed"] for row in rows] == ["0", "1", "2"]
-        assert {row["pretraining_images_per_second"] for row in rows} == {"5.0"}
-
-    def test_a_run_that_came_back_twice_counts_once_the_earlier_one(self, plan, probes):
-        later, earlier = a_result(probes[0], 0.9, finished="2026-02-02"), a_result(probes[0], 0.4)
-        found = merge.merge(plan, [later, earlier, earlier])
-        assert [result["test"]["accuracy"] for result in found.values()] == [0.4]
-
-    def test_different_settings_under_one_name_are_refused(self, plan, probes):
-        results = [a_result(probes[0]), a_result(probes[1], batch_size=8)]
-        with pytest.raises(ValueError, match=r"different settings.*pretrain/batch_size \(4 and 8\)"):
-            merge.merge(plan, results)
-        with pytest.raises(ValueError, match="different settings"):
-            merge.merge(plan, [a_result(probes[0]), a_result(probes[0], batch_size=8)])
-
-    def test_what_is_not_planned_is_refused(self, tiny, probes):
-        with pytest.raises(ValueError, match="Not planned: tiny-seed_1"):
-            merge.merge(tiny, map(a_result, probes))
-
-    def test_other_files_are_refused(self, tmp_path, capsys):
-        (tmp_path / "other.json").write_text('{"loss": 1}')
-        assert merge.main([str(tmp_path), "--output", str(tmp_path)]) == 1
-        assert "other.json: no result of the study" in capsys.readouterr().out
-
-
-class TestSettings:
-    def test_order_gives_all_arms_of_the_first_set_first(self):
-        runs = settings.planned(settings.load_settings())
-        assert len({run.name for run in runs}) == len(runs) == 3 * 3 * 5 * 2
-        assert {(run.dataset, run.seed) for run in runs[:10]} == {("brain_mri_cheng", 0)}
-        assert {run.arm for run in runs[:10]} == set(settings.load_settings()["arms"])
-        assert [run.seed for run in runs[::10]] == [0, 1, 2] * 3
-
-    def test_shipped_settings_name_what_exists(self, configs):
-        content = settings.load_settings()
-        for arm in content["arms"].values():
-            assert arm is None or (configs / "masking" / f"{arm['masking']}.yaml").is_file()
-        assert (configs / "encoders" / f"{content['common']['backbone']}.yaml").is_file()
-        known = {
-            config: ConfigParser.load_config_file(str(configs / f"{config}.yaml"))
-            for config in ("pretrain", "classify")
-        }
-        for run in settings.planned(content):
-            check_keys(settings.pretraining_options(content, run) or {}, known["pretrain"])
-            check_keys(settings.evaluation_options(content, run), known["classify"])
-
-    def test_prompts_are_in_the_vocabulary(self):
-        localizer = load_component("bundle/configs/localizers", "concept")
-        prompts = [each["prompt"] for each in settings.load_settings()["sets"].values()]
-        assert localizer.localize(torch.rand(1, 64, 64), prompts).shape == (3, 64, 64)
-
-    def test_regions_are_asked_for_where_they_are_used(self):
-        content = settings.load_settings()
-        assert [arm for arm in content["arms"] if settings.needs_region(content, arm)] == [
-            "region 0.7/0.3",
-            "matched random",
-        ]
-
-
-def check_keys(options: dict, config: dict) -> None:
-    """Options replace what a config has; new are only the passes and what is added to an existing component."""
-    for key in set(options) - {"passes"}:
-        *path, last = key.split("#")
-        place = config
-        for part in path:
-            place = place[part]
-        assert last in place or path == ["train", "dataloader"], key
-
-
-def test_check_tells_what_is_missing(monkeypatch, capsys):
-    monkeypatch.setitem(check.NEEDED, "no_such_package", "no-such-package")
-    assert check.main() == 1
-    assert "no-such-package  missing, NEEDED: install it" in capsys.readouterr().out
