@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an encoder is good for: downstream tasks and how they are measured."""
+"""What an encoder is good for: downstream tasks and how they are measured. Each task has a room of its own."""
 
-from custom.tasks.classification import ClassificationRun, FineTuning
-from custom.tasks.classification_setup import check_classification, labelled_items, scan_groups
-from custom.tasks.classifier import Classifier, build_encoder, encoder_facts
-from custom.tasks.collect import Collected, collect
-from custom.tasks.linear_probe import LinearProbe
+from custom.tasks.encoders import build_encoder, encoder_facts
+from custom.tasks.fine_tuning import FineTuning
+from custom.tasks.labelled import few_labelled
 from custom.tasks.results import BestModel
+from custom.tasks.task_run import Evaluation, Prediction, TaskRun
 
 __all__ = [
     "BestModel",
-    "ClassificationRun",
-    "Classifier",
-    "Collected",
+    "Evaluation",
     "FineTuning",
-    "LinearProbe",
+    "Prediction",
+    "TaskRun",
     "build_encoder",
-    "check_classification",
-    "collect",
     "encoder_facts",
-    "labelled_items",
-    "scan_groups",
+    "few_labelled",
 ]

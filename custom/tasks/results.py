@@ -41,26 +41,44 @@ class BestModel:
     """The network's weights at the best validation, kept in a file.
 
     As a handler of a MONAI evaluator it saves whenever the key metric exceeds all before. The file holds the state
-    dict and is replaced only once the new one is complete.
+    dict and is replaced only once the new one is complete. As part of a checkpoint it brings the best weights so far
+    back when a run is resumed.
 
     Args:
         file: where the weights go.
         network: the network.
+        lower_is_better: for a key metric that is a loss.
+
+    Attributes:
+        score: key metric of the best validation; None before any.
+        epoch: its epoch; 0 before any.
+        stale: validations since then.
     """
 
-    def __init__(self, file: str | Path, network: nn.Module) -> None:
+    def __init__(self, file: str | Path, network: nn.Module, lower_is_better: bool = False) -> None:
         self.file = Path(file)
         self.network = network
+        self.lower_is_better = lower_is_better
+        self.score: float | None = None
+        self.epoch = 0
+        self.stale = 0
 
     def attach(self, engine: Engine) -> None:
         """Save after every evaluation that is the best so far."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save if the engine's present evaluation is its best."""
+        """Save if the engine's present evaluation is the best."""
         state: Any = engine.state
-        if state.best_metric_epoch == state.epoch:
-            self.save()
+        score = float(state.metrics[state.key_metric_name])
+        if self.score is not None and not self._is_better(score, self.score):
+            self.stale += 1
+            return
+        self.score, self.epoch, self.stale = score, int(state.epoch), 0
+        self.save()
+
+    def _is_better(self, score: float, best: float) -> bool:
+        return score < best if self.lower_is_better else score > best
 
     def save(self) -> None:
         """Write the present weights."""
@@ -68,10 +86,32 @@ class BestModel:
         write_atomically(self.file, lambda target: torch.save(weights, target))
 
     def restore(self) -> None:
-        """Load the weights of the file."""
-        weights = torch.load(self.file, map_location="cpu", weights_only=True)
-        self.network.load_state_dict(weights)
+        """Load the weights of the file into the network.
+
+        Raises:
+            ValueError: if the file is missing, damaged or of another network.
+        """
+        try:
+            weights = torch.load(self.file, map_location="cpu", weights_only=True)
+            self.network.load_state_dict(weights)
+        except Exception as error:
+            remedy = (
+                "Give the model.pt of a finished run of the same network; model.json beside it says how it was built."
+            )
+            raise ValueError(f"{self.file}: these weights cannot be loaded ({error}). {remedy}") from error
 
     def discard(self) -> None:
         """Remove the file, so that a new run cannot take an earlier run's weights for its own."""
         self.file.unlink(missing_ok=True)
+        self.score, self.epoch, self.stale = None, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return score, epoch and weights of the best validation so far."""
+        weights = torch.load(self.file, map_location="cpu", weights_only=True) if self.epoch else None
+        return {"score": self.score, "epoch": self.epoch, "stale": self.stale, "weights": weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a checkpoint's best validation and write its weights."""
+        self.score, self.epoch, self.stale = state["score"], state["epoch"], state["stale"]
+        if state["weights"] is not None:
+            write_atomically(self.file, lambda target: torch.save(state["weights"], target))

@@ -27,7 +27,7 @@ from custom.files import write_atomically
 from custom.localizers.operators.finder import Finder, load_finder, make_finder
 from custom.losses import LesionTarget
 from custom.networks.weights import file_hash
-from custom.tasks.classification import FineTuning
+from custom.tasks.fine_tuning import FineTuning
 from custom.tasks.results import write_json
 from custom.workflows.commands import run_command
 from datasets.errors import ScanError

@@ -16,8 +16,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from custom.metrics import classification_figures
-from custom.tasks.classifier import Classifier
-from custom.tasks.collect import Collected, collect
+from custom.tasks.classification.classifier import Classifier
+from custom.tasks.classification.collect import Collected, collect
 from custom.tasks.results import BestModel
 
 logger = logging.getLogger(__name__)

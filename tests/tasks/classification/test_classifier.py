@@ -15,14 +15,12 @@ from torch import nn
 from custom.files import write_atomically
 from custom.networks import EncoderSpec, save_encoder
 from custom.options import flag
-from custom.tasks import (
-    BestModel,
+from custom.tasks import BestModel, build_encoder, encoder_facts
+from custom.tasks.classification import (
     Classifier,
     LinearProbe,
-    build_encoder,
     check_classification,
     collect,
-    encoder_facts,
     labelled_items,
     scan_groups,
 )

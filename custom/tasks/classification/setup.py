@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from custom.metrics import FIGURES
+from custom.tasks.labelled import SPLITS, warn_of_shared_groups
 
 if TYPE_CHECKING:
     from datasets import Datalist
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
 _KEPT = ("image", "label", "scan_id", "series_uid")
 _HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test, or use folders of these names."
 _HOW_TO_LABEL = "Name the column with --label_column, or sort the scans into one folder per class."
@@ -64,7 +64,7 @@ def check_classification(
         raise ValueError(f"Unknown key_metric {key_metric!r}; known: {', '.join(FIGURES)}.")
     _check_image(spatial_dims, channels, image_size, encoder)
     _check_labels(datalist)
-    _warn_of_shared_groups(datalist)
+    warn_of_shared_groups(datalist)
 
 
 def _check_image(spatial_dims: int, channels: int, image_size: Sequence[int], encoder: Mapping[str, Any]) -> None:
@@ -106,14 +106,3 @@ def _check_labels(datalist: Datalist) -> None:
         raise ValueError(f"{datalist.root}: the split 'train' has no scan of {missing}. {_HOW_TO_SPLIT}")
     if len(labels["val"]) < 2:
         raise ValueError(f"{datalist.root}: the split 'val' has one class: no choice is possible. {_HOW_TO_SPLIT}")
-
-
-def _warn_of_shared_groups(datalist: Datalist) -> None:
-    groups = {split: {item.get("group") for item in datalist.split(split)} - {None, ""} for split in SPLITS}
-    shared = (groups["train"] & groups["val"]) | ((groups["train"] | groups["val"]) & groups["test"])
-    if shared:
-        logger.warning(
-            "%d groups (patients) occur in more than one split, e.g. %s: the measured figures will be too good.",
-            len(shared),
-            sorted(map(str, shared))[0],
-        )

@@ -6,62 +6,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import monai
 import numpy as np
 import torch
-from monai.engines import Trainer
 
 from custom.files import write_atomically
 from custom.metrics import FIGURES, classification_report
-from custom.tasks.collect import Collected, collect
-from custom.tasks.results import BestModel, write_json, write_table
+from custom.tasks.classification.collect import Collected, collect
+from custom.tasks.fine_tuning import Method
+from custom.tasks.results import write_json, write_table
 from custom.visual.confusion import confusion_figure
 
 logger = logging.getLogger(__name__)
-
-
-class Method(Protocol):
-    """A way to fit a classifier; leaves the best network, by the validation scans, in ``model`` and its file."""
-
-    name: str
-    model: BestModel
-
-    def fit(self) -> dict[str, Any]:
-        """Fit, and return facts to report."""
-
-
-class FineTuning:
-    """Train the whole network with a MONAI trainer and go back to its best validation.
-
-    Args:
-        model: also a handler of the trainer's evaluator, which saves the best network.
-        trainer: the trainer, validated by a ``ValidationHandler``.
-        evaluator: that handler's evaluator.
-    """
-
-    name = "fine-tuning"
-
-    def __init__(self, model: BestModel, trainer: Trainer, evaluator: Any) -> None:
-        self.model = model
-        self.trainer = trainer
-        self.evaluator = evaluator
-
-    def fit(self) -> dict[str, Any]:
-        """Train; return the number of epochs, the best one and its key metric."""
-        self.model.discard()
-        self.trainer.run()
-        if not self.model.file.is_file():
-            raise ValueError(
-                f"No validation took place in {self.trainer.state.max_epochs} epochs, so that no epoch can be chosen. "
-                "Set --val_interval to at most --max_epochs."
-            )
-        self.model.restore()
-        state = self.evaluator.state
-        epoch, score = state.best_metric_epoch, float(state.best_metric)
-        logger.info("Best epoch: %d, %s on val %.3f.", epoch, state.key_metric_name, score)
-        return {"epochs": self.trainer.state.max_epochs, "best_epoch": epoch, "best_val_score": score}
 
 
 class ClassificationRun:
