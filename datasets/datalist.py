@@ -7,13 +7,14 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets.decoding import scan_dims
 from datasets.errors import ScanError
 from datasets.readers.class_folders import label_by_folders
+from datasets.readers.coco import add_coco
 from datasets.readers.decathlon import read_decathlon
 from datasets.readers.manifest import SPLITS, read_manifest
 from datasets.readers.paths import no_scans
@@ -34,10 +35,15 @@ class Datalist:
         layout: how the folder was read: "manifest", "decathlon", "class folders", ...
         items: one dictionary a scan: ``image`` (absolute path; a DICOM series has its folder, and ``series_uid``),
             ``scan_id`` (path relative to root, unique), ``split``, and where known ``label`` (index into classes),
-            ``label_name``, ``group`` (patient), ``mask`` (absolute path), ``boxes`` (``[x, y, width, height]`` in
-            pixels) and ``prompt`` (of the manifest). What DICOM tags say: `datasets.readers.dicom.describing_tags`.
+            ``label_name``, ``group`` (patient), ``mask`` (absolute path), ``prompt`` (of the manifest), and three
+            parallel lists: ``boxes`` (``[x, y, width, height]`` in pixels of the picture as stored, from its upper left
+            corner, so that pixel i spans i to i + 1; ``[x, y, z, width, height, depth]`` in voxels in 3D; see
+            `datasets.geometry` for slices and volumes that are turned in reading), ``box_labels`` (category names),
+            ``outlines`` (COCO polygons or run-length code, or None). An empty list of boxes says that somebody looked
+            and found nothing. What DICOM tags say: `datasets.readers.dicom.describing_tags`.
         classes: names, sorted.
         spatial_dims: 2 or 3, found from the first readable scan.
+        categories: names of all ``box_labels``, sorted.
     """
 
     root: Path
@@ -45,6 +51,7 @@ class Datalist:
     items: list[dict[str, Any]]
     classes: list[str]
     spatial_dims: int
+    categories: list[str] = field(default_factory=list)
 
     def split(self, name: str) -> list[dict[str, Any]]:
         """Items of the split "train", "val" or "test"; empty if it has none."""
@@ -72,6 +79,7 @@ def load_datalist(
     label_column: str = "label",
     seed: int = 0,
     phantom_root: str | Path = "phantoms",
+    coco: str | None = None,
 ) -> Datalist:
     """List the scans of a folder.
 
@@ -83,6 +91,8 @@ def load_datalist(
         label_column: manifest column with the class names. Only "label" may be absent: no scan is labelled then.
         seed: of the split of class folders without splits.
         phantom_root: where generated scans are kept.
+        coco: COCO files that tell boxes and outlines, in place of whatever else does; a path relative to the folder, in
+            which ``{split}`` stands for train, val and test, such as "coco_lungs_{split}.json".
 
     Raises:
         ScanError: no such folder, no scan in it, or a list with a mistake.
@@ -90,7 +100,7 @@ def load_datalist(
     """
     root = _root(dataset_dir, phantom_root)
     if (root / "manifest.csv").is_file():
-        layout, items = "manifest", read_manifest(root, label_column)
+        layout, items = "manifest", read_manifest(root, label_column, boxes=coco is None)
     elif (root / "dataset.json").is_file():
         layout, items = "decathlon", read_decathlon(root)
     else:
@@ -102,11 +112,22 @@ def load_datalist(
     for item in items:
         if "label_name" in item:
             item["label"] = classes.index(item["label_name"])
-    datalist = Datalist(root, layout, items, classes, _first_dims(items))
+    if coco is not None:
+        add_coco(root, items, coco)
+    categories = sorted({name for item in items for name in item.get("box_labels", ())})
+    datalist = Datalist(root, layout, items, classes, _first_dims(items), categories)
+    _check_boxes(datalist)
     counts = Counter(item["split"] for item in items)
     described = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
     logger.info("%s: %s, %dD, %s, classes %s", root, layout, datalist.spatial_dims, described, classes or "none")
     return datalist
+
+
+def _check_boxes(datalist: Datalist) -> None:
+    for item in datalist.items:
+        if item.get("boxes") and len(item["boxes"][0]) != 2 * datalist.spatial_dims:
+            problem = f"{item['scan_id']}: boxes of {len(item['boxes'][0])} numbers on {datalist.spatial_dims}D scans"
+            raise ScanError(datalist.root, problem, "Use box_xywh and COCO files in 2D, box_xyzwhd in 3D.")
 
 
 def _root(dataset_dir: str | Path, phantom_root: str | Path) -> Path:

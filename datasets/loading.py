@@ -16,6 +16,7 @@ from monai.utils import ensure_tuple
 
 from datasets.decoding import RawScan, read_scan
 from datasets.errors import ScanError
+from datasets.geometry import slice_axes
 from datasets.readers.dicom import CONVERT
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class LoadScand(MapTransform):
     Volumes are turned to ``orientation``. Slices ``[X, Y]`` of a format that knows the patient (NIfTI, NRRD, DICOM)
     are turned as one looks at them: the patient's right, or front, at low x. Pictures (PNG, JPEG) stay as they are, x
     to the right and y down. ``meta["affine"]`` places the voxels (in-plane axes first for slices),
-    ``meta["original_affine"]`` those of the file. Rules for the unusual:
+    ``meta["original_affine"]`` those of the file; `datasets.geometry.stored_to_memory` leads from these to the former.
+    Rules for the unusual:
 
     - 4D, vector and multi-frame files raise unless ``frame`` chooses one; axes of length 1 behind Z are dropped.
       Multi-frame DICOM is never a volume: ITK does not tell slices from times.
@@ -170,12 +172,13 @@ class LoadScand(MapTransform):
         if self.spacing is not None:
             scan = self._resample(path, scan, mode)
         affine = scan.affine
+        meta = {key: scan.meta[key] for key in ("filename_or_obj", "original_affine", "spatial_shape")}
         if self.spatial_dims == 2:
             across = list(scan.shape[1:]).index(1)
-            order = [*(axis for axis in range(3) if axis != across), across, 3]
+            order = slice_axes(across)
             # MONAI's 2D transforms read the plane from the upper left corner: a slice's own axes come first there.
             scan, affine = cast(MetaTensor, scan.squeeze(across + 1)), affine[order][:, order]
-        meta = {key: scan.meta[key] for key in ("filename_or_obj", "original_affine", "spatial_shape")}
+            meta["across"] = across
         return MetaTensor(scan.as_tensor().contiguous(), affine=affine, meta={**meta, "space": "RAS"})
 
     def _resample(self, path: str, scan: MetaTensor, mode: str) -> MetaTensor:

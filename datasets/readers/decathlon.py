@@ -51,6 +51,9 @@ def _items(root: Path, source: Path, content: dict[str, Any]) -> Iterator[dict[s
             fields = {"image": entry} if isinstance(entry, str) else entry
             if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
                 raise ScanError(source, f"{where}: no path of one image in {entry!r}"[:300], _FORM)
+            if "box" in fields:
+                problem = f"{where}: boxes (`box`), in millimetres of a world whose axes the file does not tell"
+                raise ScanError(source, problem, "List them in the column box_xyzwhd of a manifest.csv, in voxels.")
             path = resolve_inside(root, fields["image"], source, where)
             item = {"image": str(path), "scan_id": scan_id(root, path), "split": split}
             yield {**item, **_label(root, source, where, fields.get("label"), names or {})}

@@ -10,30 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import ScanError
-from datasets.readers.coco import Boxes, boxes_of, check_box, read_coco_boxes
+from datasets.readers.coco import Objects, add_objects, check_box, objects_of, read_coco
 from datasets.readers.paths import require_files, resolve_inside, scan_id
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 LABEL = "label"
-_COLUMNS = "Columns are file,label,split and optionally group,mask,box_xywh,prompt, separated by commas."
+_COLUMNS = "Columns are file,label,split and optionally group,mask,box_xywh,box_xyzwhd,prompt, separated by commas."
+
+_BOX_COLUMNS = {"box_xywh": (2, "x y w h, in pixels"), "box_xyzwhd": (3, "x y z w h d, in voxels")}
 
 Row = tuple[int, dict[str, str]]
 
 
-def read_manifest(root: Path, label_column: str = LABEL) -> list[dict[str, Any]]:
+def read_manifest(root: Path, label_column: str = LABEL, boxes: bool = True) -> list[dict[str, Any]]:
     """Return the items of a folder with a manifest.
 
     Columns: ``file``, ``split`` (train, val, test) and the label's; optionally ``group`` (patient), ``mask`` (a label
-    map, or the name of a COCO file), ``box_xywh`` (four numbers a box) and ``prompt``. Others are passed over. Boxes
-    come from the COCO file where it lists the picture, since it may hold several, else from ``box_xywh``.
+    map, or the name of a COCO file), ``box_xywh`` (four numbers a box, pixels of the picture as stored), ``box_xyzwhd``
+    (six numbers a box, voxels of the volume as stored) and ``prompt``. Others are passed over. Boxes come from the COCO
+    file of the column ``mask``, or ``coco_<split>.json``, where it lists the picture, else from ``box_xywh`` or
+    ``box_xyzwhd``.
 
     Args:
         root: the folder.
         label_column: column of the class names; empty cells are unlabelled scans. The usual "label" may be absent,
             since pretraining needs no classes: all scans are unlabelled then. Any other name was asked for and must be
             there.
+        boxes: whether to look for boxes and outlines.
 
     Raises:
         ScanError: with the line, for whatever is wrong with the manifest.
@@ -42,7 +47,7 @@ def read_manifest(root: Path, label_column: str = LABEL) -> list[dict[str, Any]]
     rows = list(_read_rows(manifest, label_column))
     if not rows:
         raise ScanError(manifest, "it lists no scan", _COLUMNS)
-    reader = _Boxes(root, manifest)
+    reader = _Objects(root, manifest) if boxes else None
     items: list[dict[str, Any]] = []
     lines: dict[str, int] = {}
     for line, row in rows:
@@ -89,7 +94,7 @@ def _clean(manifest: Path, line: int, row: dict[Any, Any]) -> dict[str, str]:
 
 
 def _item(
-    root: Path, manifest: Path, line: int, row: dict[str, str], label_column: str, boxes: _Boxes
+    root: Path, manifest: Path, line: int, row: dict[str, str], label_column: str, objects: _Objects | None
 ) -> dict[str, Any]:
     where = f"line {line}"
     if not row["file"]:
@@ -103,21 +108,21 @@ def _item(
     mask = row.get("mask", "")
     if mask and not mask.lower().endswith(".json"):
         item["mask"] = str(resolve_inside(root, mask, manifest, where))
-    found = boxes.find(line, row, item["scan_id"])
+    found = objects.find(line, row, item["scan_id"]) if objects else None
     if found is not None:
-        item["boxes"] = found
+        add_objects(item, found)
     return item
 
 
-class _Boxes:
-    """Boxes of a manifest's pictures; each COCO file is read once."""
+class _Objects:
+    """Objects of a manifest's scans; each COCO file is read once."""
 
     def __init__(self, root: Path, manifest: Path) -> None:
         self.root, self.manifest = root, manifest
-        self.files: dict[Path, dict[str, Boxes]] = {}
+        self.files: dict[Path, dict[str, Objects]] = {}
 
-    def find(self, line: int, row: dict[str, str], file: str) -> Boxes | None:
-        """Return boxes ``[x, y, width, height]`` in pixels, or None if nothing tells them."""
+    def find(self, line: int, row: dict[str, str], file: str) -> Objects | None:
+        """Return the objects of a scan, or None if nothing tells them."""
         named = row.get("mask", "")
         if named.lower().endswith(".json"):
             path = resolve_inside(self.root, named, self.manifest, f"line {line}")
@@ -125,15 +130,21 @@ class _Boxes:
         else:
             path = self.root / f"coco_{row['split']}.json"
         if path not in self.files:
-            self.files[path] = read_coco_boxes(path) if path.is_file() else {}
-        listed = boxes_of(self.files[path], file)
-        return self._from_cell(line, row.get("box_xywh", "")) if listed is None else listed
+            self.files[path] = read_coco(path) if path.is_file() else {}
+        listed = objects_of(self.files[path], file)
+        return self._from_cells(line, row) if listed is None else listed
 
-    def _from_cell(self, line: int, cell: str) -> Boxes | None:
-        if not cell:
+    def _from_cells(self, line: int, row: dict[str, str]) -> Objects | None:
+        filled = [name for name in _BOX_COLUMNS if row.get(name)]
+        if not filled:
             return None
-        numbers = cell.split()
+        if len(filled) > 1:
+            raise ScanError(self.manifest, f"line {line}: boxes in {' and in '.join(filled)}", "Fill one of the two.")
+        (column,) = filled
+        dims, units = _BOX_COLUMNS[column]
+        numbers = row[column].split()
         try:
-            return [check_box(numbers[at : at + 4]) for at in range(0, len(numbers), 4)]
+            boxes = [check_box(numbers[at : at + 2 * dims], dims) for at in range(0, len(numbers), 2 * dims)]
         except ValueError as error:
-            raise ScanError(self.manifest, f"line {line}: box_xywh: {error}", "Write x y w h, in pixels.") from error
+            raise ScanError(self.manifest, f"line {line}: {column}: {error}", f"Write {units}.") from error
+        return Objects(boxes, [None] * len(boxes), [None] * len(boxes))
