@@ -7,10 +7,12 @@ from custom.workflows.heed import heed_gate
 from custom.workflows.localizers import load_localizer
 from custom.workflows.output import prepare_output_dir
 from custom.workflows.pretraining import MIMPrepareBatch, choose_prompts, parameter_groups
+from custom.workflows.trained import TrainedModel
 
 __all__ = [
     "GateRun",
     "MIMPrepareBatch",
+    "TrainedModel",
     "choose_prompts",
     "heed_gate",
     "load_localizer",

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model on other scans: its task's own config, set up as `model.json` says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from custom.components import component_file
+from custom.options import mapping
+from custom.tasks.record import read_record, record_path
+
+
+class TrainedModel:
+    """Runs a part of the config that a model was trained by, with the model's settings.
+
+    Args:
+        model: ``model.pt``; ``model.json`` beside it names the config and holds the settings.
+        configs: folder of the configs.
+        changes: settings for this run (dataset_dir, output_dir, ...); None leaves a setting as it is.
+        options: further settings of the task's config, see :func:`custom.options.mapping`; they come last.
+        config: another config file instead of the recorded one, for models trained by a config of one's own.
+
+    Raises:
+        ValueError: if the model is not given, incomplete or damaged, or its record holds an expression.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None,
+        configs: str | Path,
+        changes: Mapping[str, Any],
+        options: Mapping[str, Any] | str | None = None,
+        config: str | Path | None = None,
+    ) -> None:
+        if not model:
+            raise ValueError(
+                "Give --model: the model.pt that classify.yaml, detect.yaml or train.yaml wrote. To find the region "
+                "that a prompt names without a trained model, run localize.yaml."
+            )
+        self.record = read_record(model)
+        _check_plain(record_path(model), self.record["settings"])
+        self.configs = Path(configs)
+        self.config = component_file(configs, str(config or self.record["config"]))
+        given = {name: value for name, value in changes.items() if value is not None}
+        self.settings = {**self.record["settings"], **given, **mapping(options, "options"), "model": str(model)}
+
+    def run(self, run_id: str) -> list[Any]:
+        """Run one id of the task's config.
+
+        Args:
+            run_id: "evaluate" or "predict".
+
+        Returns:
+            What its expressions returned.
+        """
+        workflow = ConfigWorkflow(
+            config_file=str(self.config),
+            meta_file=str(self.configs / "metadata.json"),
+            logging_file=False,
+            run_id=run_id,
+            workflow_type=None,
+            **copy.deepcopy(self.settings),
+        )
+        workflow.initialize()
+        result: list[Any] = workflow.run()
+        workflow.finalize()
+        return result
+
+
+def _check_plain(record: Path, value: Any) -> None:
+    """Refuse what the config parser would evaluate or build: a record holds values, it never decides what is run."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _check_plain(record, key)
+            _check_plain(record, each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_plain(record, each)
+    elif isinstance(value, str) and (value.startswith(("$", "%", "_target_")) or "@" in value):
+        raise ValueError(
+            f"{record}: {value!r} is an expression, but a record holds plain values only. Do not trust it."
+        )

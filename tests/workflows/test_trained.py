@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model's own config is run with its recorded settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from custom.tasks.record import write_record
+from custom.workflows import TrainedModel
+
+CONFIG = """
+channels: 1
+dataset_dir: nowhere
+model: null
+initialize: []
+evaluate:
+- "$[@channels, @dataset_dir, @model, @options]"
+options: {}
+"""
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "guess.yaml").write_text(CONFIG)
+    (folder / "metadata.json").write_text("{}")
+    return folder
+
+
+def model(folder: Path, **settings: object) -> Path:
+    path = folder / "model.pt"
+    torch.save({}, path)
+    write_record(path, {"task": "guessing", "config": "guess", "settings": settings, "decisions": {}})
+    return path
+
+
+def test_settings_of_the_record_then_of_the_run_then_options(tmp_path: Path, configs: Path) -> None:
+    path = model(tmp_path, channels=3, dataset_dir="there", options={"a": 1})
+    trained = TrainedModel(path, configs, {"dataset_dir": "here", "channels": None}, "{options: {b: true}}")
+    assert trained.run("evaluate") == [[3, "here", str(path), {"b": True}]]
+    assert trained.run("evaluate") == [[3, "here", str(path), {"b": True}]]
+
+
+@pytest.mark.parametrize("value", ["$1 + 1", "@dataset_dir", "%other.yaml", {"_target_": "os.system"}, [["$1"]]])
+def test_a_record_cannot_run_code(tmp_path: Path, configs: Path, value: object) -> None:
+    with pytest.raises(ValueError, match=r"model\.json: .* is an expression"):
+        TrainedModel(model(tmp_path, channels=value), configs, {})
+
+
+def test_what_is_missing_is_named(tmp_path: Path, configs: Path) -> None:
+    with pytest.raises(ValueError, match="Give --model"):
+        TrainedModel(None, configs, {})
+    with pytest.raises(ValueError, match="One is missing"):
+        TrainedModel(tmp_path / "none.pt", configs, {})
+    with pytest.raises(ValueError, match="No component 'other'"):
+        TrainedModel(model(tmp_path), configs, {}, config="other")
