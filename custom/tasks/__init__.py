@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an encoder is good for: downstream tasks and how they are measured. Each task has a room of its own."""
 
-from custom.tasks.encoders import build_encoder, encoder_facts
+from custom.tasks.encoders import build_encoder, encoder_facts, encoder_spec
 from custom.tasks.fine_tuning import FineTuning
 from custom.tasks.labelled import few_labelled
 from custom.tasks.results import BestModel
@@ -15,5 +15,6 @@ __all__ = [
     "TaskRun",
     "build_encoder",
     "encoder_facts",
+    "encoder_spec",
     "few_labelled",
 ]
