@@ -159,7 +159,7 @@ def _hits(truth: Objects, prediction: Objects, rule: HitRule, iou: float) -> NDA
         masks = np.asarray(truth["masks"]).astype(bool)
         inside = ((centres >= 0) & (centres < masks.shape[1:])).all(axis=1)
         voxels = np.floor(centres).clip(0, np.array(masks.shape[1:]) - 1).astype(int)
-        near = np.asarray(masks[(slice(None), *voxels.T)]).T & inside[:, None]
+        near = np.stack([mask[tuple(voxels.T)] for mask in masks], axis=1) & inside[:, None]
     elif rule == "centre":
         others = np.asarray(truth["boxes"], dtype=np.float64)
         above = (centres[:, None] >= others[None, :, :dims]).all(axis=2)
