@@ -10,20 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+MOST_COLUMNS = 4
+
 
 def confusion_figure(counts: Mapping[str, Sequence[Sequence[int]]], classes: Sequence[str]) -> Figure:
     """Draw one confusion matrix per split: counts as text, shares of the true class as shade.
 
     Args:
-        counts: split -> ``[K][K]``, rows are the true classes.
+        counts: split, or another title -> ``[K][K]``, rows are the true classes.
         classes: names of the K classes.
     """
-    side = 1.8 + 0.6 * len(classes)
-    figure = Figure(figsize=(side * len(counts), side), dpi=120, layout="constrained")
+    side, columns = 1.8 + 0.6 * len(classes), min(len(counts), MOST_COLUMNS)
+    rows = -(-len(counts) // columns)
+    figure = Figure(figsize=(side * columns, side * rows), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (split, matrix) in zip(figure.subplots(1, len(counts), squeeze=False)[0], counts.items(), strict=True):
+    for index, (title, matrix) in enumerate(counts.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
         _draw(axes, np.asarray(matrix), classes)
-        axes.set_title(f"{split}, {np.sum(matrix)} scans")
+        axes.set_title(f"{title}, {np.sum(matrix)} scans")
     return figure
 
 

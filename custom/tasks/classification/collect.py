@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 
 class Collected(NamedTuple):
-    """Results for N scans: ``values`` float32 ``[N, ...]``, ``labels`` ``[N]``, and the scans' names."""
+    """Results for N scans: ``values`` float32 ``[N, ...]``, ``labels`` ``[N]`` or ``[N, K]``, and the scans' names."""
 
     values: np.ndarray
     labels: np.ndarray
@@ -22,25 +22,19 @@ class Collected(NamedTuple):
 
 @torch.no_grad()
 def collect(
-    function: Callable[[Tensor], Tensor],
-    loader: Iterable,
-    device: torch.device | str,
-    amp: bool = False,
-    progress: str = "",
+    function: Callable[[Tensor], Tensor], loader: Iterable, device: torch.device | str, progress: str = ""
 ) -> Collected:
-    """Apply a function to every batch of images, without gradients.
+    """Apply a function to every batch of images, without gradients and in full precision, whatever training used.
 
     Args:
         function: images ``[B, C, *spatial]`` -> ``[B, ...]``.
         loader: batches with ``image``, ``label`` and ``scan_id``.
         device: where the function runs.
-        amp: mixed precision.
         progress: words beside the progress bar.
     """
     values, labels, names = [], [], []
     for batch in tqdm(loader, desc=progress, leave=False):
-        with torch.autocast(torch.device(device).type, enabled=amp):
-            values.append(function(batch["image"].to(device)).float().cpu())
+        values.append(function(batch["image"].to(device)).float().cpu())
         labels.append(torch.as_tensor(batch["label"]))
         names.extend(batch["scan_id"])
     return Collected(torch.cat(values).numpy(), torch.cat(labels).numpy(), names)

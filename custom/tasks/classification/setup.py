@@ -5,104 +5,131 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from custom.metrics import FIGURES
-from custom.tasks.labelled import SPLITS, warn_of_shared_groups
+import numpy as np
 
-if TYPE_CHECKING:
-    from datasets import Datalist
+from custom.metrics.classification import check_figure
+from custom.metrics.thresholds import check_rule
+from custom.tasks.classification.labels import ScanLabels, count_per_class, labels_by_split
+from custom.tasks.classification.weights import class_weights
+from custom.tasks.labelled import few_labelled, warn_of_shared_groups
 
 logger = logging.getLogger(__name__)
 
-_KEPT = ("image", "label", "scan_id", "series_uid")
 _HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test, or use folders of these names."
 _HOW_TO_LABEL = "Name the column with --label_column, or sort the scans into one folder per class."
 
 
-def labelled_items(datalist: Datalist, split: str) -> list[dict[str, Any]]:
-    """Return the labelled scans of a split, with the entries that classification reads.
+def check_images(spatial_dims: int, channels: int, image_size: Sequence[int], encoder: Mapping[str, Any]) -> None:
+    """Refuse an image size or an encoder that does not fit the scans, and say what to do.
 
     Args:
-        datalist: the data set.
-        split: "train", "val" or "test".
-    """
-    items = datalist.split(split)
-    return [{key: item[key] for key in _KEPT if key in item} for item in items if item.get("label") is not None]
-
-
-def scan_groups(datalist: Datalist) -> dict[str, Any] | None:
-    """Patient of each scan, by scan id; None unless every labelled scan has one."""
-    items = [item for item in datalist.items if item.get("label") is not None]
-    groups = {item["scan_id"]: item.get("group") for item in items}
-    return None if any(group is None or group == "" for group in groups.values()) else groups
-
-
-def check_classification(
-    datalist: Datalist,
-    spatial_dims: int,
-    channels: int,
-    image_size: Sequence[int],
-    encoder: Mapping[str, Any],
-    key_metric: str = "macro_auroc",
-) -> None:
-    """Refuse what cannot give a classifier, or a measured one, and say what to do.
-
-    Args:
-        datalist: the data set.
         spatial_dims: 2 or 3.
         channels: of the images.
         image_size: the network's input size.
         encoder: facts of the pretrained encoder, empty for training from scratch.
-        key_metric: figure by which the best epoch is chosen.
 
     Raises:
-        ValueError: no or too few labels, an empty split, a class without training scans, or an encoder for other
-            images.
+        ValueError: if they do not fit.
     """
-    if key_metric not in FIGURES:
-        raise ValueError(f"Unknown key_metric {key_metric!r}; known: {', '.join(FIGURES)}.")
-    _check_image(spatial_dims, channels, image_size, encoder)
-    _check_labels(datalist)
-    warn_of_shared_groups(datalist)
-
-
-def _check_image(spatial_dims: int, channels: int, image_size: Sequence[int], encoder: Mapping[str, Any]) -> None:
     if len(image_size) != spatial_dims:
         raise ValueError(
             f"image_size {list(image_size)} has {len(image_size)} numbers for {spatial_dims}D scans. Set --image_size "
             f'"{[64] * spatial_dims}", and use an encoder that was pretrained on {spatial_dims}D scans.'
         )
-    if not encoder:
+    spec = encoder.get("encoder")
+    if not spec:
         return
-    spec = encoder["encoder"]
     expected = (spec["spatial_dims"], spec.get("in_channels", 1))
     if expected != (spatial_dims, channels):
         raise ValueError(
             f"The encoder takes {expected[0]}D images with {expected[1]} channels; the scans are {spatial_dims}D with "
             f"{channels}. Use an encoder pretrained on such scans, or set --channels {expected[1]}."
         )
-    if list(encoder.get("image_size", image_size)) != list(image_size):
+    if list(encoder.get("image_size") or image_size) != list(image_size):
         logger.warning("The encoder was pretrained at %s; it is used at %s.", encoder["image_size"], list(image_size))
 
 
-def _check_labels(datalist: Datalist) -> None:
-    labels = {split: {item["label"] for item in labelled_items(datalist, split)} for split in SPLITS}
-    if not any(labels.values()):
-        raise ValueError(f"{datalist.root}: no scan has a label. {_HOW_TO_LABEL}")
-    if len(datalist.classes) < 2:
-        raise ValueError(
-            f"{datalist.root}: all labels are {datalist.classes}, and one class cannot be told from another. "
-            f"{_HOW_TO_LABEL}"
-        )
-    for split, found in labels.items():
-        if not found:
+def check_classification(
+    labels: ScanLabels,
+    classes: Sequence[str],
+    train_scans: int | None = None,
+    seed: int = 0,
+    key_metric: str = "macro_auroc",
+    threshold_rule: str = "youden",
+    weights: str | Sequence[float] | None = None,
+    model: str | Path | None = None,
+) -> None:
+    """Refuse what cannot give a classifier, or a measured one, and say what to do.
+
+    Args:
+        labels: of the scans.
+        classes: names of the classes.
+        train_scans: how many labelled scans to learn from; None: all.
+        seed: of their choice.
+        key_metric: figure by which the best epoch is chosen.
+        threshold_rule: how thresholds are chosen.
+        weights: of the classes.
+        model: a trained model: nothing is learnt, nothing is checked.
+
+    Raises:
+        ValueError: no or too few labels, an empty split, a class without training scans, or unknown options.
+    """
+    if model:
+        return
+    check_figure(key_metric, labels.multi_label)
+    check_rule(threshold_rule)
+    root = labels.datalist.root
+    found = labels_by_split(labels, classes)
+    if not any(found.values()):
+        raise ValueError(f"{root}: no scan has a label. {_HOW_TO_LABEL}")
+    _check_classes(root, labels, classes)
+    for split, values in found.items():
+        if not values:
             raise ValueError(
-                f"{datalist.root}: no labelled scan in the split {split!r}. Val chooses the best epoch, test is used "
-                f"once: all three splits are needed. {_HOW_TO_SPLIT}"
+                f"{root}: no labelled scan in the split {split!r}. Val chooses the best epoch, test is used once: all "
+                f"three splits are needed. {_HOW_TO_SPLIT}"
             )
-    missing = [name for index, name in enumerate(datalist.classes) if index not in labels["train"]]
+    _check_training(root, found["train"], classes, _HOW_TO_SPLIT)
+    few = few_labelled(labels.items("train", classes), train_scans, seed)
+    more = "Raise --train_scans, or draw other scans with another --seed."
+    _check_training(root, [item["label"] for item in few], classes, more)
+    _check_validation(root, found["val"], classes)
+    class_weights(few, classes, weights)
+    warn_of_shared_groups(labels.datalist)
+
+
+def _check_classes(root: Path, labels: ScanLabels, classes: Sequence[str]) -> None:
+    if not classes or (len(classes) < 2 and not labels.multi_label):
+        raise ValueError(
+            f"{root}: all labels are {list(classes)}, and one class cannot be told from another. {_HOW_TO_LABEL}"
+        )
+    joined = [name for name in classes if "|" in name]
+    if joined and labels.separator is None:
+        logger.warning("Classes such as %s: --label_separator '|' would read several labels per scan.", joined[0])
+
+
+def _check_training(root: Path, labels: Sequence[Any], classes: Sequence[str], remedy: str) -> None:
+    counts = count_per_class(labels, len(classes))
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
     if missing:
-        raise ValueError(f"{datalist.root}: the split 'train' has no scan of {missing}. {_HOW_TO_SPLIT}")
-    if len(labels["val"]) < 2:
-        raise ValueError(f"{datalist.root}: the split 'val' has one class: no choice is possible. {_HOW_TO_SPLIT}")
+        raise ValueError(f"{root}: the split 'train' has no scan of {missing} ({len(labels)} scans). {remedy}")
+    always = [name for name, count in zip(classes, counts, strict=True) if count == len(labels)]
+    if always:
+        raise ValueError(
+            f"{root}: all {len(labels)} scans of the split 'train' have {always}: nothing to learn. {remedy}"
+        )
+
+
+def _check_validation(root: Path, labels: Sequence[Any], classes: Sequence[str]) -> None:
+    counts = count_per_class(labels, len(classes))
+    useless = [name for name, count in zip(classes, counts, strict=True) if count in (0, len(labels))]
+    if len(useless) == len(classes):
+        raise ValueError(
+            f"{root}: the split 'val' has one class, or every label in all scans or in none: no choice is possible. "
+            f"{_HOW_TO_SPLIT}"
+        )
+    if useless and np.ndim(labels) == 2:
+        logger.warning("In the split 'val' all scans or none have %s: no choice heeds these labels.", useless)
