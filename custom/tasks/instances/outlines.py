@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outlines of COCO files as masks, on the grid of the file or on any other that an affine leads to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+Outline = list[list[float]] | dict[str, Any]
+_NO_OUTLINE = "object {} has a box but no outline"
+_WRONG_SIZE = "the run-length code of object {} is for {} x {} pixels, the picture has {} x {}"
+
+
+def rasterised(outlines: Sequence[Outline | None], size: Sequence[int]) -> NDArray[np.uint8]:
+    """Return masks of outlines, exactly as pycocotools draws them.
+
+    Args:
+        outlines: COCO's ``segmentation`` of each object: polygons in pixels (pixel i spans i to i + 1), or a run-length
+            code, compressed or not.
+        size: width X and height Y of the picture.
+
+    Returns:
+        uint8 ``[N, X, Y]`` of 0 and 1: x first, as scans are in memory.
+
+    Raises:
+        ValueError: an object without an outline, or an outline of another size.
+    """
+    width, height = (int(side) for side in size)
+    masks = np.zeros((len(outlines), width, height), dtype=np.uint8)
+    for index, outline in enumerate(outlines):
+        if outline is None:
+            raise ValueError(_NO_OUTLINE.format(index))
+        masks[index] = _decoded(_encoded(outline, index, width, height)).T
+    return masks
+
+
+def _encoded(outline: Outline, index: int, width: int, height: int) -> Any:
+    from pycocotools import mask as coco_mask
+
+    if isinstance(outline, list):
+        return coco_mask.merge(coco_mask.frPyObjects(outline, height, width))
+    rows, columns = outline["size"]
+    if (rows, columns) != (height, width):
+        raise ValueError(_WRONG_SIZE.format(index, columns, rows, width, height))
+    if isinstance(outline["counts"], list):
+        return coco_mask.frPyObjects(outline, height, width)
+    counts = outline["counts"]
+    return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def _decoded(code: Any) -> NDArray[np.uint8]:
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.decode(code)
+
+
+def resampled(masks: Tensor, matrix: NDArray[np.float64], size: Sequence[int]) -> Tensor:
+    """Return the share of every voxel of another grid that masks cover.
+
+    Args:
+        masks: ``[N, X, Y]``, values in [0, 1].
+        matrix: from voxel indices of ``masks`` to those of the other grid, ``[3, 3]``.
+        size: sides of the other grid.
+
+    Returns:
+        float32 ``[N, *size]``; 0 where the masks' grid does not reach. Coarser grids average over the voxel.
+    """
+    if not len(masks):
+        return torch.zeros(0, *size)
+    back = np.linalg.inv(matrix)
+    steps = [max(1, math.ceil(round(float(np.linalg.norm(back[:2, axis])), 6))) for axis in range(2)]
+    axes = [
+        (torch.arange(side * step, dtype=torch.float64) + 0.5) / step - 0.5
+        for side, step in zip(size, steps, strict=True)
+    ]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    places = grid @ torch.from_numpy(back[:2, :2].T.copy()) + torch.from_numpy(back[:2, 2].copy())
+    sides = torch.tensor(masks.shape[1:], dtype=torch.float64)
+    # grid_sample takes the last axis first, and -1 and 1 for the outer edges of the first and last voxel.
+    relative = ((2 * places + 1) / sides - 1).flip(-1).float()
+    values = functional.grid_sample(masks[None].float(), relative[None], padding_mode="border", align_corners=False)
+    values = values * (relative.abs() <= 1).all(dim=-1)
+    return functional.avg_pool2d(values, steps)[0]
+
+
+def drawn(masks: Tensor, matrix: NDArray[np.float64], size: Sequence[int]) -> Tensor:
+    """Return masks on another grid: voxels that they cover by half or more.
+
+    An object too small for that keeps the voxel that it covers most.
+
+    Args:
+        masks: uint8 ``[N, X, Y]``.
+        matrix: see :func:`resampled`.
+        size: see :func:`resampled`.
+
+    Returns:
+        uint8 ``[N, *size]``; empty only for objects outside of the grid.
+    """
+    shares = resampled(masks, matrix, size)
+    result = shares >= 0.5 - 1e-4
+    for index in torch.nonzero(~result.flatten(1).any(dim=1)).flatten().tolist():
+        if shares[index].max() > 0:
+            result[index].view(-1)[shares[index].argmax()] = True
+    return result.to(torch.uint8)
+
+
+def hulls(masks: Tensor) -> Tensor:
+    """Return the boxes around masks.
+
+    Args:
+        masks: ``[N, *spatial]``, none of them empty.
+
+    Returns:
+        float32 ``[N, 2 * spatial_dims]``, voxel edges in MONAI's StandardMode.
+    """
+    dims = masks.ndim - 1
+    boxes = torch.zeros(len(masks), 2 * dims)
+    for index, mask in enumerate(masks):
+        places = torch.nonzero(mask)
+        boxes[index] = torch.cat([places.amin(dim=0), places.amax(dim=0) + 1]).float()
+    return boxes
