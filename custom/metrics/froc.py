@@ -157,7 +157,7 @@ def _hits(truth: Objects, prediction: Objects, rule: HitRule, iou: float) -> NDA
     centres = (boxes[:, :dims] + boxes[:, dims:]) / 2
     if rule == "mask":
         masks = np.asarray(truth["masks"]).astype(bool)
-        inside = ((centres >= 0) & (centres < masks.shape[1:])).all(axis=1)
+        inside = np.all((centres >= 0) & (centres < masks.shape[1:]), axis=1)
         voxels = np.floor(centres).clip(0, np.array(masks.shape[1:]) - 1).astype(int)
         near = np.stack([mask[tuple(voxels.T)] for mask in masks], axis=1) & inside[:, None]
     elif rule == "centre":
