@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import json
 import logging
-import os
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +22,11 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from benchmarks.bundle import make_workflow
+from benchmarks.studies import make_encoder, mean_and_spread, parsed, run_folder, slug, study_parser
+from benchmarks.studies import run_workflow as run
 
 FIGURES = ("accuracy", "balanced_accuracy", "macro_auroc")
 INTERVAL = ("macro_auroc_low", "macro_auroc_high")
-logger = logging.getLogger("first_look")
 
 
 def main() -> None:
@@ -49,26 +47,9 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("MWM_DATA"), help="folder of the real data sets (MWM_DATA)")
-    parser.add_argument("--output", default="output/first_look", help="where runs are kept")
-    parser.add_argument("--results", default="benchmarks/results", help="where the table goes")
-    parser.add_argument(
-        "--settings", default=Path(__file__).with_suffix(".yaml"), help="what is compared, at which size"
-    )
+    parser = study_parser(__doc__, "first_look", Path(__file__).with_suffix(".yaml"))
     parser.add_argument("--arms", nargs="*", help="only these arms of the settings")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
-    if not arguments.data:
-        parser.error("give --data or set MWM_DATA")
-    return arguments
-
-
-def localize(prompt: str, dataset: Path, folder: Path) -> dict[str, str]:
-    """Make the region maps of a prompt once; return what tells a pretraining to read them."""
-    if not (folder / "summary.json").is_file():
-        run("localize", dataset_dir=str(dataset), prompt=prompt, output_dir=str(folder))
-    return {"region_dir": str(folder)}
+    return parsed(parser)
 
 
 def pretrain(study: Mapping[str, Any], arm: str, seed: int, dataset: Path, output: Path) -> str | None:
@@ -76,14 +57,11 @@ def pretrain(study: Mapping[str, Any], arm: str, seed: int, dataset: Path, outpu
     arguments = study["arms"][arm]
     if arguments is None:
         return None
-    folder = run_folder(output, arm, seed)
-    encoder = folder / "encoder.safetensors"
-    if not encoder.is_file():
-        prompt = arguments.get("prompt")
-        regions = localize(prompt, dataset, output / "regions" / slug(prompt)) if prompt else {}
-        options = {**study["common"], **study["pretrain"], **arguments, **regions, "seed": seed}
-        run("pretrain", **options, dataset_dir=str(dataset), output_dir=str(folder), resume=True)
-    return str(encoder)
+    prompt = arguments.get("prompt")
+    options = {**study["common"], **study["pretrain"], **arguments, "seed": seed}
+    options.pop("prompt", None)
+    region_dir = output / "regions" / slug(prompt or "")
+    return make_encoder(run_folder(output, arm, seed), dataset, options, prompt, region_dir, run)
 
 
 def evaluate(
@@ -93,26 +71,6 @@ def evaluate(
     if not (folder / "metrics.json").is_file():
         settings = {**common, **options, "seed": seed, "encoder": encoder}
         run("classify", **settings, dataset_dir=str(dataset), output_dir=str(folder))
-
-
-def run(config: str, **overrides: Any) -> None:
-    """Run a workflow of the bundle in this process, as `python -m monai.bundle run` would."""
-    logger.info("%s: %s", config, overrides)
-    workflow = make_workflow(config, **overrides)
-    workflow.run()
-    workflow.finalize()
-    del workflow
-    gc.collect()
-
-
-def run_folder(output: Path, arm: str, seed: int) -> Path:
-    """Where the run of an arm with a seed lives."""
-    return output / slug(arm) / f"seed_{seed}"
-
-
-def slug(name: str) -> str:
-    """File name of an arm or an evaluation."""
-    return "".join(letter if letter.isalnum() else "_" for letter in name).strip("_")
 
 
 def write_tables(study: Mapping[str, Any], output: Path, results: Path) -> None:
@@ -170,12 +128,6 @@ def command(name: str) -> str:
     default = Path(__file__).stem
     more = "" if name == default else f" --settings benchmarks/{name}.yaml --output output/{name}"
     return f"python -m benchmarks.{default}{more}"
-
-
-def mean_and_spread(values: list[float]) -> str:
-    """Mean ± standard deviation (of the sample), in per cent."""
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread}"
 
 
 if __name__ == "__main__":

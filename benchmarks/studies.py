@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What studies of several runs share: a folder a run, each run made once, mean and spread over the seeds."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bundle import make_workflow
+
+logger = logging.getLogger("study")
+
+Run = Callable[..., None]
+"""A config's name and its overrides -> the workflow has run."""
+
+
+def run_workflow(config: str, **overrides: Any) -> None:
+    """Run a workflow of the bundle in this process, as `python -m monai.bundle run` would."""
+    logger.info("%s: %s", config, overrides)
+    workflow = make_workflow(config, **overrides)
+    workflow.run()
+    workflow.finalize()
+    del workflow
+    gc.collect()
+
+
+def make_encoder(
+    folder: Path, dataset: Path, options: Mapping[str, Any], prompt: str | None, region_dir: Path, run: Run
+) -> str:
+    """Pretrain into a folder, unless that was done; return the encoder's file.
+
+    Args:
+        folder: of the pretraining.
+        dataset: of the scans.
+        options: of pretrain.yaml, with the seed.
+        prompt: of what the regions are; None: no regions are needed.
+        region_dir: where the prompt's region maps are, or are made once.
+        run: runs a config.
+    """
+    encoder = folder / "encoder.safetensors"
+    if not encoder.is_file():
+        regions = {}
+        if prompt:
+            regions = {"prompt": prompt, "region_dir": str(region_dir)}
+            if not (region_dir / "summary.json").is_file():
+                run("localize", dataset_dir=str(dataset), prompt=prompt, output_dir=str(region_dir))
+        run("pretrain", **options, **regions, dataset_dir=str(dataset), output_dir=str(folder), resume=True)
+    return str(encoder)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Claim a run for this process: false if another one works on it.
+
+    The claim is a lock on the file ``lock`` that ends with the process, however that ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def run_folder(output: Path, arm: str, seed: int) -> Path:
+    """Where the run of an arm with a seed lives."""
+    return output / slug(arm) / f"seed_{seed}"
+
+
+def slug(name: str) -> str:
+    """File name of an arm, a task or an evaluation."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name).strip("_")
+
+
+def mean_and_spread(values: Sequence[float], factor: float = 100.0) -> str:
+    """Mean ± standard deviation (of the sample), in per cent by default."""
+    spread = f" ± {factor * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{factor * statistics.fmean(values):.1f}{spread}"
+
+
+def study_parser(doc: str | None, name: str, settings: Path) -> argparse.ArgumentParser:
+    """Return the command line that studies share."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=os.environ.get("MWM_DATA"), help="folder of the real data sets (MWM_DATA)")
+    parser.add_argument("--output", default=f"output/{name}", help="where runs are kept")
+    parser.add_argument("--results", default="benchmarks/results", help="where the table goes")
+    parser.add_argument("--settings", default=settings, help="what is compared, at which size")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line; the data must be somewhere."""
+    arguments = parser.parse_args()
+    if not arguments.data:
+        parser.error("give --data or set MWM_DATA")
+    return arguments
