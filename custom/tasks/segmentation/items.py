@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scans with label maps, and what must be true of them before a network is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from custom.tasks.labelled import warn_of_shared_groups
+from custom.tasks.segmentation.classes import LabelClasses
+from datasets import Datalist
+
+logger = logging.getLogger(__name__)
+
+_HOW_TO_LABEL = "Name label maps in the column `mask` of manifest.csv, or in the lists of a Decathlon dataset.json."
+_HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test."
+
+
+def segmentation_items(datalist: Datalist, split: str) -> list[dict[str, Any]]:
+    """Return the scans of a split that have a label map; a log line counts those that have none.
+
+    Args:
+        datalist: the data set.
+        split: "train", "val" or "test".
+
+    Returns:
+        Items with ``image`` and ``label``, both paths (what MONAI Label gives, too), ``scan_id`` and, of DICOM series,
+        ``series_uid``.
+    """
+    items = datalist.split(split)
+    labelled = [{**_source(item), "label": item["mask"]} for item in items if "mask" in item]
+    if len(labelled) < len(items):
+        logger.warning("%s: %d of %d scans have no label map.", split, len(items) - len(labelled), len(items))
+    return labelled
+
+
+def new_items(datalist: Datalist) -> list[dict[str, Any]]:
+    """Return all scans of a data set, without labels."""
+    return [_source(item) for item in datalist.items]
+
+
+def scan_groups(datalist: Datalist) -> dict[str, Any] | None:
+    """Patient of each scan with a label map, by scan id; None unless every such scan has one."""
+    groups = {item["scan_id"]: item.get("group") for item in datalist.items if "mask" in item}
+    return None if any(group in (None, "") for group in groups.values()) else groups
+
+
+def check_segmentation(
+    datalist: Datalist,
+    items: Mapping[str, Sequence[Mapping[str, Any]]],
+    classes: LabelClasses,
+    spatial_dims: int,
+    channels: int,
+    image_size: Sequence[int],
+    patch_size: Sequence[int] | None,
+    encoder: Mapping[str, Any],
+) -> None:
+    """Refuse what cannot give a segmentation network, or a measured one, and say what to do.
+
+    Args:
+        datalist: the data set.
+        items: "train", "val" and "test" -> scans with label maps.
+        classes: what is segmented.
+        spatial_dims: 2 or 3.
+        channels: of the images.
+        image_size: the network's input size, for whole scans.
+        patch_size: the same for patches; None: whole scans.
+        encoder: facts of the pretrained encoder, empty for training from scratch.
+
+    Raises:
+        ValueError: no label maps in a split, or an encoder or a size for other scans.
+    """
+    for name, size in (("image_size", image_size), ("patch_size", patch_size)):
+        if size is not None and len(size) != spatial_dims:
+            raise ValueError(
+                f"{name} {list(size)} has {len(size)} numbers for {spatial_dims}D scans. "
+                f'Set --{name} "{[64] * spatial_dims}".'
+            )
+    _check_encoder(encoder, spatial_dims, channels)
+    for split, found in items.items():
+        if not found:
+            raise ValueError(
+                f"{datalist.root}: no scan with a label map in the split {split!r}. Val chooses the best epoch, test "
+                f"is used once: all three splits are needed. {_HOW_TO_LABEL} {_HOW_TO_SPLIT}"
+            )
+    logger.info("Segmentation of %s, codes %s.", ", ".join(classes.names), dict(classes.rules))
+    warn_of_shared_groups(datalist)
+
+
+def _check_encoder(encoder: Mapping[str, Any], spatial_dims: int, channels: int) -> None:
+    spec = encoder.get("encoder")
+    if not spec:
+        return
+    expected = (spec["spatial_dims"], spec.get("in_channels", 1))
+    if expected != (spatial_dims, channels):
+        raise ValueError(
+            f"The encoder takes {expected[0]}D images with {expected[1]} channels; the scans are {spatial_dims}D with "
+            f"{channels}. Use an encoder pretrained on such scans, or set --channels {expected[1]}."
+        )
+
+
+def _source(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: item[key] for key in ("image", "scan_id", "series_uid") if key in item}
