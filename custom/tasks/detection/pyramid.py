@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from custom.networks import Encoder
 
-
 FINEST_STRIDE = 4
 
 

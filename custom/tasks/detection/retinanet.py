@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
@@ -113,13 +113,18 @@ class RetinaDetector(nn.Module):
         self.detector.set_box_selector_parameters(score_threshold, candidates_per_level, nms_threshold, max_boxes)
         self.window = None if window is None else [int(side) for side in window]
         if self.window is not None:
-            overlap = _overlap(self.window, body.strides[-1])
+            overlap: Any = _overlap(self.window, body.strides[-1])  # MONAI takes one number an axis, too
             self.detector.set_sliding_window_inferer(self.window, window_batch, overlap, mode="gaussian")
+
+    @property
+    def body(self) -> FeaturePyramid:
+        """The feature pyramid."""
+        return cast(FeaturePyramid, self.detector.network.feature_extractor)
 
     @property
     def encoder(self) -> Encoder:
         """The backbone."""
-        return self.detector.network.feature_extractor.encoder
+        return self.body.encoder
 
     @property
     def spatial_dims(self) -> int:
@@ -129,7 +134,7 @@ class RetinaDetector(nn.Module):
     @property
     def strides(self) -> list[int]:
         """Down-sampling factor of each level of the pyramid."""
-        return self.detector.network.feature_extractor.strides
+        return self.body.strides
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
