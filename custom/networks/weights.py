@@ -7,37 +7,20 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
 
 from custom.files import write_atomically
 from custom.networks.encoder import Encoder, EncoderSpec
+from custom.networks.foreign import KeyReport, check_match, match_weights, read_tensors
 
 logger = logging.getLogger(__name__)
 
 # A JSON file from elsewhere names the class to build: only these packages are trusted to be built from it.
-TRUSTED_PACKAGES = ("monai.networks.nets.",)
-
-
-@dataclass(frozen=True)
-class KeyReport:
-    """How well weights from a file fitted a network."""
-
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"{len(self.matched)} keys matched, {len(self.missing)} missing {_some(self.missing)}, "
-            f"{len(self.unexpected)} unexpected {_some(self.unexpected)}"
-        )
+TRUSTED_PACKAGES = ("monai.networks.nets.", "custom.networks.foreign.medicalnet_resnet")
 
 
 def save_encoder(path: str | Path, encoder: Encoder, spec: EncoderSpec, info: Mapping[str, Any] | None = None) -> Path:
@@ -77,7 +60,7 @@ def load_encoder(path: str | Path, trusted_packages: Sequence[str] = TRUSTED_PAC
             "trust the file, load it with load_encoder(path, trusted_packages=[...])."
         )
     encoder = spec.build()
-    load_weights(encoder.network, path)
+    load_weights(encoder, path)
     return encoder
 
 
@@ -95,28 +78,39 @@ def encoder_record(path: str | Path) -> dict[str, Any]:
     return record
 
 
-def load_weights(network: nn.Module, path: str | Path) -> KeyReport:
-    """Load weights by name into a plain network, leaving out what does not fit, and report it.
+def is_own_encoder(path: str | Path) -> bool:
+    """Whether a file of weights is one that :func:`save_encoder` wrote: its JSON record lies beside it."""
+    return Path(path).suffix == ".safetensors" and Path(path).with_suffix(".json").is_file()
+
+
+def load_weights(encoder: Encoder, path: str | Path) -> KeyReport:
+    """Load weights by name into an encoder, leaving out what does not fit, and report it.
 
     Args:
-        network: for example ``monai.networks.nets.resnet18(...)``.
-        path: a ``.safetensors`` file, or a ``.pt`` file holding a state dict (read with ``weights_only=True``).
+        encoder: changed in place.
+        path: weights of this project or from elsewhere, see :mod:`custom.networks.foreign`.
 
     Returns:
         Matched, missing and unexpected keys (a key of another shape counts as unexpected).
 
     Raises:
-        ValueError: if the file cannot be read or nothing matches.
+        ValueError: if the file cannot be read, or holds too few of the encoder's weights.
     """
-    weights = _read(Path(path))
-    own = network.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
-    report = KeyReport(tuple(fitting), tuple(own.keys() - fitting.keys()), tuple(weights.keys() - fitting.keys()))
-    if not fitting:
-        owner = type(network).__name__
-        raise ValueError(f"{path}: no key fits {owner}: {report}. Are these weights of another network?")
-    network.load_state_dict(fitting, strict=False)
+    found = read_tensors(path)
+    fitting, report = match_weights(found, encoder.plain_state_dict(), encoder.in_channels)
+    check_match(path, report, found, type(encoder.network).__name__)
+    encoder.network.load_state_dict(fitting, strict=False)
     logger.info("%s: %s", path, report)
+    return report
+
+
+def match_encoder(path: str | Path, spec: EncoderSpec) -> KeyReport:
+    """Report how weights fit an encoder, without loading them; raises as :func:`load_weights`."""
+    with torch.device("meta"):
+        encoder = spec.build()
+    found = read_tensors(path)
+    _, report = match_weights(found, encoder.plain_state_dict(), encoder.in_channels)
+    check_match(path, report, found, type(encoder.network).__name__)
     return report
 
 
@@ -124,17 +118,3 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return content.get("model", content)
-    except (OSError, SafetensorError, RuntimeError, EOFError, AttributeError) as error:
-        raise ValueError(f"{path}: cannot be read as weights ({error}). Is the file complete?") from error
-
-
-def _some(names: Sequence[str], limit: int = 4) -> str:
-    return f"({', '.join(sorted(names)[:limit])}{', …' if len(names) > limit else ''})" if names else ""

@@ -9,28 +9,41 @@ from pathlib import Path
 from typing import Any
 
 from custom.components import load_component
-from custom.networks import Encoder, EncoderSpec, encoder_record, file_hash, load_encoder
-from custom.networks.weights import TRUSTED_PACKAGES
+from custom.networks import Encoder, EncoderSpec, encoder_record, file_hash, load_encoder, load_weights
+from custom.networks.weights import TRUSTED_PACKAGES, is_own_encoder, match_encoder
 
 logger = logging.getLogger(__name__)
 
 
-def encoder_facts(path: str | Path | None) -> dict[str, Any]:
-    """Return what is known of a pretrained encoder: its JSON record, with the hash of the weights as they are.
+def encoder_facts(path: str | Path | None, spec: EncoderSpec | None = None) -> dict[str, Any]:
+    """Return what is known of a pretrained encoder.
 
     Args:
-        path: the ``.safetensors`` file; None (from scratch) gives an empty dictionary.
+        path: its weights; None (from scratch) gives an empty dictionary.
+        spec: the network that weights from elsewhere are for, see :func:`encoder_spec`; what this project wrote knows.
+
+    Returns:
+        The JSON record beside the weights, if this project wrote them; ``encoder`` (the network), ``sha256`` (of the
+        file as it is) and ``encoder_keys`` (how its keys fit, :meth:`custom.networks.KeyReport.as_dict`).
 
     Raises:
-        ValueError: if a file is missing or damaged.
+        ValueError: if a file is missing or damaged, or holds weights of another network.
     """
     if path is None:
         return {}
-    record = encoder_record(path)
+    if not Path(path).is_file():
+        raise ValueError(
+            f"{path}: no such file. --encoder takes encoder.safetensors of pretrain.yaml, or other weights."
+        )
+    if spec is None or is_own_encoder(path):
+        record = encoder_record(path)
+        spec = EncoderSpec(**record["encoder"])
+    else:
+        record = {"encoder": spec.as_dict()}
     actual = file_hash(path)
     if record.get("sha256", actual) != actual:
         logger.warning("%s is not the file that its JSON record describes: were they written by different runs?", path)
-    return {**record, "sha256": actual}
+    return {**record, "sha256": actual, "encoder_keys": match_encoder(path, spec).as_dict()}
 
 
 def encoder_spec(
@@ -56,7 +69,7 @@ def encoder_spec(
     Raises:
         ValueError: if the recorded network is outside the trusted packages, or there is no such backbone.
     """
-    if recorded is None and path is not None and Path(path).with_suffix(".json").is_file():
+    if recorded is None and path is not None and is_own_encoder(path):
         recorded = encoder_record(path)["encoder"]
     if recorded is None:
         spec: EncoderSpec = load_component(folder, name, spatial_dims=spatial_dims, in_channels=in_channels)
@@ -68,13 +81,21 @@ def encoder_spec(
 
 
 def build_encoder(path: str | Path | None, spec: EncoderSpec) -> Encoder:
-    """Return the pretrained encoder of a file, or a fresh one from a specification where there is none.
+    """Return the encoder of a task: with the weights of a file, or fresh random ones where there is none.
 
     Args:
-        path: the ``.safetensors`` file, or None for training from scratch.
-        spec: what to build from scratch.
+        path: ``encoder.safetensors`` of this project, or weights from elsewhere (:mod:`custom.networks.foreign`); None
+            for training from scratch.
+        spec: the network, see :func:`encoder_spec`.
+
+    Raises:
+        ValueError: if the file is missing or damaged, or holds weights of another network.
     """
     if path is None:
         logger.info("No --encoder: %s starts from random weights.", spec.network)
         return spec.build()
-    return load_encoder(path)
+    if is_own_encoder(path):
+        return load_encoder(path)
+    encoder = spec.build()
+    load_weights(encoder, path)
+    return encoder

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from monai.networks import nets
 from safetensors.torch import load_file
 
 from custom.networks import EncoderSpec, encoder_record, file_hash, load_encoder, load_weights, save_encoder
+from custom.networks.weights import is_own_encoder, match_encoder
 
 SPEC = EncoderSpec(
     "monai.networks.nets.resnet10",
@@ -44,24 +46,34 @@ def test_weights_load_strictly_into_plain_monai(saved):
     plain.load_state_dict(load_file(path), strict=True)
 
 
-def test_report_counts_keys(saved):
-    _, path = saved
-    network = nets.resnet10(spatial_dims=2, n_input_channels=3, conv1_t_stride=2, widen_factor=0.125, num_classes=3)
-    report = load_weights(network, path)
-    assert set(report.missing) == {"fc.weight", "fc.bias", "conv1.weight"}
-    assert report.unexpected == ("conv1.weight",)  # another number of channels
-
-
 def test_a_checkpoint_of_torch_loads_too(saved, tmp_path):
     encoder, _ = saved
     torch.save({"model": encoder.network.state_dict()}, tmp_path / "model.pt")
-    assert not load_weights(SPEC.build().network, tmp_path / "model.pt").missing
+    report = load_weights(loaded := SPEC.build(), tmp_path / "model.pt")
+    assert report.prefix == "model."
+    assert not report.missing
+    assert torch.equal(loaded.network.conv1.weight, encoder.network.conv1.weight)
 
 
 def test_nothing_fits_is_an_error(saved):
     _, path = saved
-    with pytest.raises(ValueError, match="no key fits Linear"):
-        load_weights(torch.nn.Linear(2, 2), path)
+    other = EncoderSpec("monai.networks.nets.SegResNet", ["down_layers.0", "down_layers.1"], 2)
+    with pytest.raises(ValueError, match=r"encoder\.safetensors: no key fits SegResNet: 0 keys matched"):
+        load_weights(other.build(), path)
+
+
+def test_what_fits_is_known_before_anything_is_loaded(saved):
+    encoder, path = saved
+    assert match_encoder(path, SPEC) == load_weights(encoder, path)
+    with pytest.raises(ValueError, match="of another network"):
+        match_encoder(path, replace(SPEC, arguments={**SPEC.arguments, "widen_factor": 0.25}))
+
+
+def test_an_encoder_of_this_project_is_known_by_its_record(saved):
+    _, path = saved
+    assert is_own_encoder(path)
+    path.with_suffix(".json").unlink()
+    assert not is_own_encoder(path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "no record", "bad record"])
