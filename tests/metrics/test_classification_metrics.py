@@ -131,5 +131,5 @@ def test_bad_input(probabilities: np.ndarray, labels: list, message: str) -> Non
 
 @pytest.mark.parametrize("options", [{"level": 1.0}, {"resamples": 0}, {"groups": ["a"]}])
 def test_bad_bootstrap(options: dict) -> None:
-    with pytest.raises(ValueError, match=r"level|groups"):
+    with pytest.raises(ValueError, match=r"level|one draw|groups"):
         bootstrap_intervals(BINARY, BINARY_LABELS, **options)

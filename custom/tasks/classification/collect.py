@@ -34,7 +34,8 @@ def collect(
     """
     values, labels, names = [], [], []
     for batch in tqdm(loader, desc=progress, leave=False):
-        values.append(function(batch["image"].to(device)).float().cpu())
+        with torch.autocast(torch.device(device).type, enabled=False):
+            values.append(function(batch["image"].to(device)).float().cpu())
         labels.append(torch.as_tensor(batch["label"]))
         names.extend(batch["scan_id"])
     return Collected(torch.cat(values).numpy(), torch.cat(labels).numpy(), names)

@@ -87,7 +87,8 @@ class ClassificationTask:
         """Return the probabilities of all scans; batches have ``image``, ``scan_id`` and perhaps ``label``."""
         cases: list[ClassifiedScan] = []
         for batch in tqdm(loader, desc=progress, leave=False):
-            logits = network(batch["image"].to(self.device))
+            with torch.autocast(torch.device(self.device).type, enabled=False):
+                logits = network(batch["image"].to(self.device))
             probabilities = to_probabilities(logits, self.multi_label).cpu().numpy().astype(np.float64)
             known = self._indicators(batch["label"]) if "label" in batch else [None] * len(probabilities)
             pictures = map(upright_picture, batch["image"])

@@ -1,29 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifier, linear probe, setup checks and result files."""
+"""Classifier, linear probe and result files."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from custom.files import write_atomically
 from custom.networks import EncoderSpec, save_encoder
 from custom.options import flag
 from custom.tasks import BestModel, build_encoder, encoder_facts
-from custom.tasks.classification import (
-    Classifier,
-    LinearProbe,
-    check_classification,
-    collect,
-    labelled_items,
-    scan_groups,
-)
+from custom.tasks.classification import Classifier, Collected, LinearProbe, collect
+from custom.tasks.classification.linear_probe import fit_head
 from custom.visual.confusion import confusion_figure
 
 
@@ -79,10 +75,6 @@ def test_collect_keeps_order_and_names() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_probe_writes_the_regression_into_the_head(classes: int, tmp_path: Path) -> None:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     torch.manual_seed(0)
     network = Classifier(TinyEncoder(), classes, 4, freeze=True)
     train, val = loader(40, classes, 1), loader(20, classes, 2)
@@ -95,6 +87,55 @@ def test_probe_writes_the_regression_into_the_head(classes: int, tmp_path: Path)
     assert np.allclose(torch.from_numpy(logits).softmax(1).numpy(), expected, atol=1e-5)
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     assert torch.equal(saved["head.weight"], network.head.weight)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 5.0, 0.5]])
+def test_probe_with_class_weights_or_several_labels_equals_scikit_learn(weights: list | None) -> None:
+    torch.manual_seed(0)
+    train = loader(60, 3, 1)
+    features = collect(Classifier(TinyEncoder(), 3, 4, freeze=True).eval().features, train, "cpu")
+    several = np.random.default_rng(0).integers(0, 2, (60, 3)).astype(np.float32)
+    scaler = StandardScaler().fit(features.values.astype(float))
+    inputs = scaler.transform(features.values.astype(float))
+    single_weights = None if weights is None else dict(enumerate(weights))
+    single = LogisticRegression(C=1.0, max_iter=2000, class_weight=single_weights).fit(inputs, features.labels)
+    assert np.allclose(logits(features, features.labels, weights), single.decision_function(inputs), atol=1e-6)
+    found = logits(features, several, weights)
+    for column in range(3):
+        own = None if weights is None else {0: 1, 1: weights[column]}
+        regression = LogisticRegression(C=1.0, max_iter=2000, class_weight=own).fit(inputs, several[:, column])
+        assert np.allclose(found[:, column], regression.decision_function(inputs), atol=1e-6)
+
+
+def logits(features: Collected, labels: np.ndarray, weights: list | None) -> np.ndarray:
+    head = fit_head(Collected(features.values, labels, []), 1.0, weights)
+    return features.values @ head.weight.T + head.bias
+
+
+def test_probe_of_several_labels_finds_each_of_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Classifier(TinyEncoder(), 2, 4, freeze=True)
+
+    def batches(seed: int) -> list[dict]:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(0, 2, (40, 2), generator=generator).float()
+        images = torch.rand(40, 1, 8, 8, generator=generator) * 0.1
+        images[:, :, ::2] += labels[:, 0].reshape(-1, 1, 1, 1)
+        images[:, :, 1::2] += labels[:, 1].reshape(-1, 1, 1, 1)
+        return [{"image": images, "label": labels, "scan_id": [str(i) for i in range(40)]}]
+
+    model = BestModel(tmp_path / "model.pt", network)
+    fit = LinearProbe(model, batches(0), batches(1), key_metric="macro_average_precision").fit()
+    assert max(fit["val_scores"].values()) > 0.99
+    found = collect(network, batches(2), "cpu")
+    assert ((found.values > 0) == (found.labels > 0.5)).mean() > 0.95
+
+
+def test_figures_are_computed_in_full_precision() -> None:
+    layer = nn.Linear(8, 1)
+    full = collect(layer, loader(4, 2, 0), "cpu").values
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert np.array_equal(collect(layer, loader(4, 2, 0), "cpu").values, full)
 
 
 def test_probe_takes_the_strongest_regularisation_among_equals(tmp_path: Path) -> None:
@@ -129,78 +170,6 @@ def test_encoder_from_file_and_from_scratch(tmp_path: Path, caplog: pytest.LogCa
     path.with_suffix(".json").write_text(json.dumps({**record, "sha256": "0"}))
     assert encoder_facts(path)["sha256"] == record["sha256"]
     assert "different runs" in caplog.text
-
-
-def datalist(labels: dict[str, list], classes: list[str], groups: dict[str, list] | None = None) -> SimpleNamespace:
-    items = [
-        {"image": f"{split}{i}.png", "scan_id": f"{split}{i}", "split": split, "label": label, "mask": "m.png"}
-        for split, found in labels.items()
-        for i, label in enumerate(found)
-    ]
-    for split, names in (groups or {}).items():
-        for item, name in zip([item for item in items if item["split"] == split], names, strict=True):
-            item["group"] = name
-    return SimpleNamespace(
-        root=Path("scans"),
-        items=items,
-        classes=classes,
-        split=lambda name: [item for item in items if item["split"] == name],
-    )
-
-
-GOOD = {"train": [0, 1], "val": [0, 1], "test": [0, 1]}
-
-
-def check(data: SimpleNamespace, image_size: tuple = (32, 32), encoder: dict | None = None, **options: str) -> None:
-    check_classification(data, 2, 1, image_size, encoder or {}, **options)
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "message"),
-    [
-        ({"train": [None], "val": [None], "test": [None]}, [], "no scan has a label.*--label_column"),
-        ({"train": [0], "val": [0], "test": [0]}, ["a"], "one class"),
-        ({**GOOD, "test": []}, ["a", "b"], "split 'test'.*manifest.csv"),
-        ({**GOOD, "val": [None]}, ["a", "b"], "split 'val'"),
-        ({**GOOD, "train": [0, 0]}, ["a", "b"], r"'train' has no scan of \['b'\]"),
-        ({**GOOD, "val": [1, 1]}, ["a", "b"], "'val' has one class"),
-    ],
-)
-def test_data_that_cannot_be_learned_or_measured(labels: dict, classes: list, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check(datalist(labels, classes))
-
-
-@pytest.mark.parametrize(
-    ("image_size", "encoder", "message"),
-    [
-        ((32, 32, 32), {}, r"3 numbers for 2D scans.*--image_size"),
-        ((32, 32), {"encoder": {"spatial_dims": 3, "in_channels": 1}}, "takes 3D images.*scans are 2D"),
-        ((32, 32), {"encoder": {"spatial_dims": 2, "in_channels": 3}}, "--channels 3"),
-    ],
-)
-def test_encoder_for_other_images(image_size: tuple, encoder: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check(datalist(GOOD, ["a", "b"]), image_size, encoder)
-
-
-def test_good_data_passes_and_another_size_is_only_noted(caplog: pytest.LogCaptureFixture) -> None:
-    encoder = {"encoder": {"spatial_dims": 2, "in_channels": 1}, "image_size": [64, 64]}
-    check(datalist(GOOD, ["a", "b"]), encoder=encoder)
-    assert "pretrained at [64, 64]" in caplog.text
-    with pytest.raises(ValueError, match="known: accuracy"):
-        check(datalist(GOOD, ["a", "b"]), key_metric="f1")
-
-
-def test_groups_and_unlabelled_scans(caplog: pytest.LogCaptureFixture) -> None:
-    data = datalist({**GOOD, "train": [0, None, 1]}, ["a", "b"])
-    assert [item["scan_id"] for item in labelled_items(data, "train")] == ["train0", "train2"]
-    assert "mask" not in labelled_items(data, "train")[0]
-    assert scan_groups(data) is None
-    grouped = datalist(GOOD, ["a", "b"], {"train": ["p", "q"], "val": ["r", "s"], "test": ["t", "p"]})
-    assert scan_groups(grouped)["test1"] == "p"
-    check(grouped)
-    assert "1 groups (patients) occur in more than one split, e.g. p" in caplog.text
 
 
 def test_a_failed_write_leaves_the_old_file_and_a_clear_message(tmp_path: Path) -> None:
