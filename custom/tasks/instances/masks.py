@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outlines of COCO files as masks, on the grid of the file or on any other that an affine leads to."""
+"""Masks of objects: from outlines or label maps, as run-length codes, on the grid of the file or on another."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -59,6 +60,31 @@ def _decoded(code: Any) -> NDArray[np.uint8]:
     from pycocotools import mask as coco_mask
 
     return coco_mask.decode(code)
+
+
+def masks_in(codes: NDArray[Any], groups: Sequence[Sequence[int]], components: bool) -> NDArray[np.uint8]:
+    """Return the masks ``[N, *spatial]`` of the objects of a label map, in the order of ``detection.objects.boxes_in``.
+
+    Args:
+        codes: whole numbers ``[*spatial]``.
+        groups: codes of each class.
+        components: whether the pieces of a class that do not touch, not even by a corner, are objects of their own.
+    """
+    masks: list[NDArray[np.bool_]] = []
+    for group in groups:
+        region = np.isin(codes, group)
+        numbered, count = ndimage.label(region, np.ones((3,) * codes.ndim)) if components else (region.astype(int), 1)
+        masks += [numbered == number for number in range(1, count + 1) if (numbered == number).any()]
+    return np.stack([np.zeros(codes.shape, dtype=bool), *masks])[1:].astype(np.uint8)
+
+
+def decode_masks(codes: Sequence[Mapping[str, Any]], size: Sequence[int]) -> NDArray[np.uint8]:
+    """Return the masks ``[N, *size]`` of run-length encodings of :func:`custom.metrics.boxes.encode_masks`."""
+    from pycocotools import mask as coco_mask
+
+    if not codes:
+        return np.zeros((0, *size), dtype=np.uint8)
+    return np.ascontiguousarray(coco_mask.decode(list(codes))[:, 0].T).reshape(len(codes), *size)
 
 
 def resampled(masks: Tensor, matrix: NDArray[np.float64], size: Sequence[int]) -> Tensor:

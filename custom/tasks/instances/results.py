@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicted masks as files: COCO's run-length codes beside the boxes, and label maps of instances."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from custom.files import write_atomically
+from custom.tasks.detection.results import BoxCase
+from custom.tasks.instances.masks import decode_masks
+from custom.tasks.results import write_json, write_table
+from custom.tasks.segmentation.geometry import ScanGrid
+from custom.tasks.segmentation.saving import write_label_map
+
+FOLDER, TABLE = "instances", "instances.csv"
+
+
+@dataclass(frozen=True)
+class InstanceCase(BoxCase):
+    """Boxes and masks of one picture or slice on the grid of its file.
+
+    Attributes:
+        masks: run-length encodings of :func:`custom.metrics.boxes.encode_masks`, one for each predicted box.
+        true_masks: likewise for the true ones; None if unknown.
+    """
+
+    masks: Sequence[dict[str, Any]] = ()
+    true_masks: Sequence[dict[str, Any]] | None = None
+
+    def predicted(self) -> dict[str, Any]:
+        """Predictions in the form of :mod:`custom.metrics.boxes`."""
+        return {**super().predicted(), "masks": list(self.masks)}
+
+    def truth(self) -> dict[str, Any]:
+        """True objects in that form.
+
+        Raises:
+            ValueError: if they are unknown.
+        """
+        return {**super().truth(), "masks": list(self.true_masks or ())}
+
+
+def add_segmentations(cases: Sequence[InstanceCase], folder: Path) -> None:
+    """Add ``segmentation`` to what :func:`custom.tasks.detection.results.save_boxes` wrote for COCO.
+
+    Args:
+        cases: the same cases.
+        folder: of ``coco_results.json`` and ``coco_images.json``.
+    """
+    found = [code for case in cases for code in _coco_codes(case.masks, case.size)]
+    results = json.loads((folder / "coco_results.json").read_text())
+    for entry, code in zip(results, found, strict=True):
+        entry["segmentation"] = code
+    text = json.dumps(results) + "\n"
+    write_atomically(folder / "coco_results.json", lambda target: target.write_text(text))
+    true = [code for case in cases if case.true_boxes is not None for code in _coco_codes(case.true_masks, case.size)]
+    content = json.loads((folder / "coco_images.json").read_text())
+    for entry, code in zip(content["annotations"], true, strict=True):
+        entry["segmentation"], entry["area"] = code, _area(code)
+    write_json(folder / "coco_images.json", content)
+
+
+def save_instances(
+    cases: Sequence[InstanceCase], grids: Sequence[ScanGrid], classes: Sequence[str], folder: Path
+) -> list[Path]:
+    """Write a label map of each scan, and what its numbers mean.
+
+    Files:
+        ``instances/<scan>.png``, or ``.nii.gz`` for slices with a place in space: voxel by voxel of the file, 0 the
+        background, 1, 2, ... the objects, the best first; where objects overlap, the better one is shown.
+        ``instances.csv``: scan, number, class, score and visible voxels of each.
+
+    Args:
+        cases: with the objects to write, best first.
+        grids: of their files.
+        classes: names.
+        folder: where the files go.
+    """
+    files, rows, taken = [], [], set[Path]()
+    for case, grid in zip(cases, grids, strict=True):
+        numbers = instance_map(decode_masks(case.masks, case.size))
+        counts = np.bincount(numbers.ravel(), minlength=len(case.labels) + 1)[1:]
+        stem = _stem(folder / FOLDER, case.scan_id, taken)
+        files.append(write_label_map(stem, numbers.reshape(grid.file_shape), grid))
+        for number, (label, score, count) in enumerate(zip(case.labels, case.scores, counts, strict=True), start=1):
+            row = {"scan_id": case.scan_id, "instance": number, "class": classes[label]}
+            rows.append({**row, "score": float(score), "voxels": int(count)})
+    return [*files, write_table(folder / TABLE, rows)] if rows else files
+
+
+def instance_map(masks: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return unsigned integers ``[X, Y]``: 1 + the index of the first of the masks ``[N, X, Y]`` there, 0 for none."""
+    numbers = np.zeros(masks.shape[1:], dtype=np.min_scalar_type(len(masks)))
+    for index in reversed(range(len(masks))):
+        numbers[masks[index] > 0] = index + 1
+    return numbers
+
+
+def _coco_codes(codes: Sequence[dict[str, Any]] | None, size: Sequence[int]) -> list[dict[str, Any]]:
+    """COCO's codes ``{"size": [height, width], "counts": text}`` of our codes ``[X, Y]`` in one long column."""
+    from pycocotools import mask as coco_mask
+
+    masks = decode_masks(codes or (), size)
+    if not len(masks):
+        return []
+    encoded = coco_mask.encode(np.asfortranarray(masks.transpose(2, 1, 0)))
+    return [{"size": list(code["size"]), "counts": code["counts"].decode()} for code in encoded]
+
+
+def _area(code: dict[str, Any]) -> int:
+    from pycocotools import mask as coco_mask
+
+    return int(coco_mask.area({**code, "counts": code["counts"].encode()}))
+
+
+def _stem(folder: Path, scan_id: str, taken: set[Path]) -> Path:
+    """Where a scan's map goes: its name without the ending, unless another scan has the same."""
+    name = scan_id.removesuffix(".gz")
+    stem = (folder / name).with_suffix("")
+    stem = folder / scan_id if stem in taken else stem
+    taken.add(stem)
+    return stem
