@@ -25,7 +25,6 @@ from monai.networks.nets.resnet import get_medicalnet_pretrained_resnet_args
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 LEAST_SHARE = 0.9  # of an encoder's weights must be in a file: less is another network, or another form of it
 _SEQUENCE = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
@@ -187,30 +186,32 @@ def medicalnet_resnet(depth: int, **arguments: Any) -> nn.Module:
     for module in list(network.modules()):
         if isinstance(getattr(module, "downsample", None), partial):
             options = module.downsample.keywords
+            growth = options["planes"] // module.conv1.in_channels
             del module.downsample
-            module.downsample = ZeroPaddedShortcut(options["spatial_dims"], options["stride"], options["planes"])
+            module.downsample = ZeroPaddedShortcut(options["spatial_dims"], options["stride"], growth)
     return network
 
 
 class ZeroPaddedShortcut(nn.Module):
-    """Every ``stride``-th voxel, with zero channels appended up to ``channels``: shortcut "A" of He et al., 2016.
+    """Every ``stride``-th voxel, followed by channels of zeros: shortcut "A" of He et al., 2016.
+
+    It consists of operations that sparse pretraining knows.
 
     Args:
         spatial_dims: 2 or 3.
         stride: of the block.
-        channels: of the block's output.
+        growth: how many times more channels the block's output has.
     """
 
-    def __init__(self, spatial_dims: int, stride: int, channels: int) -> None:
+    def __init__(self, spatial_dims: int, stride: int, growth: int) -> None:
         super().__init__()
-        self.spatial_dims = spatial_dims
-        self.channels = channels
+        self.growth = growth
         self.pool = (nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d)(1, stride)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``[B, C, *spatial]`` to ``[B, channels, *spatial / stride]``."""
+        """``[B, C, *spatial]`` to ``[B, growth * C, *spatial / stride]``."""
         pooled = self.pool(image)
-        return functional.pad(pooled, (0, 0) * self.spatial_dims + (0, self.channels - pooled.shape[1]))
+        return torch.cat([pooled] + [pooled * 0] * (self.growth - 1), dim=1)
 
 
 def _flat(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
