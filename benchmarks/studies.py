@@ -32,6 +32,12 @@ def run_workflow(config: str, **overrides: Any) -> None:
     gc.collect()
 
 
+def make_regions(region_dir: Path, dataset: Path, prompt: str, run: Run) -> None:
+    """Make the region maps of a prompt, unless that was done."""
+    if not (region_dir / "summary.json").is_file():
+        run("localize", dataset_dir=str(dataset), prompt=prompt, output_dir=str(region_dir))
+
+
 def make_encoder(
     folder: Path, dataset: Path, options: Mapping[str, Any], prompt: str | None, region_dir: Path, run: Run
 ) -> str:
@@ -49,9 +55,8 @@ def make_encoder(
     if not encoder.is_file():
         regions = {}
         if prompt:
+            make_regions(region_dir, dataset, prompt, run)
             regions = {"prompt": prompt, "region_dir": str(region_dir)}
-            if not (region_dir / "summary.json").is_file():
-                run("localize", dataset_dir=str(dataset), prompt=prompt, output_dir=str(region_dir))
         run("pretrain", **options, **regions, dataset_dir=str(dataset), output_dir=str(folder), resume=True)
     return str(encoder)
 
@@ -86,6 +91,31 @@ def mean_and_spread(values: Sequence[float], factor: float = 100.0) -> str:
     """Mean ± standard deviation (of the sample), in per cent by default."""
     spread = f" ± {factor * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{factor * statistics.fmean(values):.1f}{spread}"
+
+
+def task_options(study: Mapping[str, Any], name: str, task: str) -> dict[str, Any]:
+    """Options of a task on a set: those of the set, then of the task, then of the task on this set."""
+    settings = study["sets"][name]
+    return {
+        **settings["common"],
+        **settings.get("options", {}),
+        **study["tasks"][task]["options"],
+        **settings["tasks"][task],
+    }
+
+
+def figure(report: Mapping[str, Any], where: str | Sequence[Any]) -> float | None:
+    """Return a figure of a report by its path, "per_class.glioma.ap50"; a factor may stand beside it, see `cell`."""
+    value: Any = report
+    for key in (where if isinstance(where, str) else where[0]).split("."):
+        value = value[key]
+    return None if value is None else float(value)
+
+
+def cell(values: Sequence[float | None], where: str | Sequence[Any]) -> str:
+    """Mean and spread of a figure: in per cent, or times the factor in ``[path, factor]``; "–" if it is undefined."""
+    known = [value for value in values if value is not None]
+    return mean_and_spread(known, 100.0 if isinstance(where, str) else float(where[1])) if known else "–"
 
 
 def study_parser(doc: str | None, name: str, settings: Path) -> argparse.ArgumentParser:
