@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from custom.metrics import (
@@ -21,6 +21,7 @@ from custom.metrics import (
     confusion_matrix,
     key_score,
 )
+from custom.metrics.classification import average_precision_per_class
 
 BINARY = np.array([[0.9, 0.1], [0.6, 0.4], [0.35, 0.65], [0.2, 0.8]])
 BINARY_LABELS = np.array([0, 1, 0, 1])
@@ -133,3 +134,86 @@ def test_bad_input(probabilities: np.ndarray, labels: list, message: str) -> Non
 def test_bad_bootstrap(options: dict) -> None:
     with pytest.raises(ValueError, match=r"level|one draw|groups"):
         bootstrap_intervals(BINARY, BINARY_LABELS, **options)
+
+
+SEVERAL = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]])
+SEVERAL_PROBABILITIES = np.array([[0.9, 0.2, 0.1], [0.4, 0.6, 0.3], [0.5, 0.1, 0.2], [0.1, 0.9, 0.4]])
+
+
+def test_hand_values_of_several_labels() -> None:
+    # label 0: of 4 pairs one is in the wrong order; label 1: all in order; label 2 never occurs
+    assert auroc_per_class(SEVERAL_PROBABILITIES, SEVERAL) == pytest.approx([0.75, 1.0, np.nan], nan_ok=True)
+    # label 0: found at ranks 1 and 3 of 4
+    expected = [(1 + 2 / 3) / 2, 1.0, np.nan]
+    assert average_precision_per_class(SEVERAL_PROBABILITIES, SEVERAL) == pytest.approx(expected, nan_ok=True)
+    figures = classification_figures(SEVERAL_PROBABILITIES, SEVERAL)
+    assert figures == pytest.approx({"macro_auroc": 0.875, "macro_average_precision": (5 / 6 + 1) / 2})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_several_labels_equal_scikit_learn(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.random((50, 4)) < 0.3
+    probabilities = (generator.random((50, 4)) * 0.8 + 0.2 * labels).round(1)
+    figures = classification_figures(probabilities, labels)
+    assert figures["macro_auroc"] == pytest.approx(roc_auc_score(labels, probabilities, average="macro"))
+    expected = average_precision_score(labels, probabilities, average="macro")
+    assert figures["macro_average_precision"] == pytest.approx(expected)
+
+
+def test_average_precision_of_exclusive_classes() -> None:
+    probabilities, labels = case()
+    expected = average_precision_score(np.eye(3)[labels], probabilities, average=None)
+    assert average_precision_per_class(probabilities, labels) == pytest.approx(expected)
+
+
+def test_a_report_tells_the_most_probable_class_from_the_thresholds() -> None:
+    thresholds = {"a": 0.3, "b": 0.5}
+    report = classification_report(BINARY, BINARY_LABELS, ["a", "b"], resamples=20, thresholds=thresholds)
+    assert report["argmax"]["sensitivity_per_class"] == report["recall_per_class"] == {"a": 0.5, "b": 0.5}
+    assert report["argmax"]["macro_sensitivity"] == report["balanced_accuracy"] == 0.5
+    block = report["thresholded"]
+    assert block["thresholds"] == thresholds
+    # a reaches 0.3 in the first three scans, of which the first and the third have it
+    assert block["sensitivity_per_class"] == {"a": 1.0, "b": 0.5}
+    assert block["specificity_per_class"] == {"a": 0.5, "b": 0.5}
+    assert block["precision_per_class"]["a"] == pytest.approx(2 / 3)
+    assert block["confusion_per_class"]["a"] == [[1, 1], [0, 2]]
+    assert block["macro_sensitivity"] == 0.75
+    low, high = block["intervals"]["macro_sensitivity"]
+    assert 0 <= low <= 0.75 <= high <= 1
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_a_report_of_several_labels() -> None:
+    classes = ["a", "b", "c"]
+    thresholds = dict.fromkeys(classes, 0.45)
+    report = classification_report(SEVERAL_PROBABILITIES, SEVERAL, classes, resamples=20, thresholds=thresholds)
+    assert "accuracy" not in report
+    assert "confusion_matrix" not in report
+    assert report["scans_per_class"] == {"a": 2, "b": 2, "c": 0}
+    assert report["auroc_per_class"] == {"a": 0.75, "b": 1.0, "c": None}
+    assert set(report["intervals"]) == {"macro_auroc", "macro_average_precision"}
+    block = report["thresholded"]
+    assert block["sensitivity_per_class"] == {"a": 0.5, "b": 1.0, "c": None}
+    assert block["specificity_per_class"] == {"a": 0.5, "b": 1.0, "c": 1.0}
+    assert block["macro_f1"] == pytest.approx(0.75)
+    with pytest.raises(ValueError, match=r"No threshold for the classes \['c'\]"):
+        classification_report(SEVERAL_PROBABILITIES, SEVERAL, classes, thresholds={"a": 0.5, "b": 0.5})
+
+
+def test_key_score_of_several_labels() -> None:
+    logits = torch.from_numpy(np.log(SEVERAL_PROBABILITIES / (1 - SEVERAL_PROBABILITIES)))
+    labels = torch.from_numpy(SEVERAL).float()
+    engine = Engine(lambda _, rows: {"pred": logits[rows], "label": labels[rows]})
+    key_score("macro_auroc", multi_label=True).attach(engine, "score")
+    assert engine.run([slice(0, 2), slice(2, 4)]).metrics["score"] == pytest.approx(0.875)
+    with pytest.raises(ValueError, match="several labels per scan; known: macro_auroc"):
+        key_score("accuracy", multi_label=True)
+
+
+def test_bad_input_of_several_labels() -> None:
+    with pytest.raises(ValueError, match=r"Labels must lie in \[0, 2\)"):
+        classification_figures(SEVERAL_PROBABILITIES, SEVERAL * 2)
+    with pytest.raises(ValueError, match="one class per scan"):
+        confusion_matrix(SEVERAL_PROBABILITIES, SEVERAL)

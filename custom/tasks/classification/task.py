@@ -198,8 +198,9 @@ class ClassificationTask:
         for word, right in (("right", True), ("wrong", False)):
             group = [case for case in cases if bool((self.predicted(case, decisions) == case.has).all()) is right]
             group.sort(key=lambda case: (-self._confidence(case, decisions), case.scan_id))
-            for title, case in zip((f"{word}, surest", f"{word}, least sure"), (group[:1] + group[-1:]), strict=False):
-                told[f"{title}: {case.scan_id}"] = (case.picture, self._words(case, decisions))
+            ends = {"surest": group[:1], "least sure": group[1:][-1:]}
+            for degree, case in ((degree, case) for degree, found in ends.items() for case in found):
+                told[f"{word}, {degree}: {case.scan_id}"] = (case.picture, self._words(case, decisions))
         return told
 
     def _confidence(self, case: ClassifiedScan, decisions: Mapping[str, Any]) -> float:
