@@ -106,7 +106,7 @@ class GridMasksd(MapTransform):
             stored = torch.from_numpy(decode_masks(result["scan_masks"], result["scan_size"]))
             masks = drawn(stored, np.asarray(result["to_grid"]), result[key].shape[1:])
             index = result["box_index"]
-            kept = masks[index].flatten(1).any(dim=1)
+            kept = (masks[index] > 0).flatten(1).any(dim=1)
             result["masks"] = masks
             result["box_index"] = index[kept]
             result["labels"] = result["labels"][kept]
