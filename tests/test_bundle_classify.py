@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from custom.components import load_component
 from custom.networks import file_hash, save_encoder
+from custom.workflows import TrainedModel
 
 SIZE = 32
 
@@ -185,17 +187,205 @@ def reason(error: BaseException | None) -> str:
     return "" if error is None else f"{error}\n{reason(error.__cause__)}"
 
 
-def test_volumes(classify, tmp_path: Path) -> None:
+def test_volumes_of_a_series_that_are_resampled(classify, configs: Path, tmp_path: Path) -> None:
     root, generator = tmp_path / "volumes", np.random.default_rng(0)
-    for index in range(12):
-        folder = root / ("train", "val", "test")[index // 4] / ("plain", "spot")[index % 2]
+    for index in range(18):
+        folder = root / ("train", "val", "test")[index // 6] / ("plain", "spot")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        volume = generator.normal(50, 5, (16, 16, 12)) + 40 * (index % 2) * (np.arange(16)[:, None, None] < 6)
-        nib.save(nib.Nifti1Image(volume.astype(np.int16), np.eye(4)), folder / f"v{index}.nii.gz")
-    metrics = classify(dataset_dir=str(root), image_size=[16, 16, 16], backbone="resnet18_narrow", max_epochs=1)
+        volume = generator.normal(50, 5, (16, 16, 6, 2))
+        volume[..., 1] += 40 * (index % 2) * (np.arange(16)[:, None, None] < 6)  # only the second volume tells
+        nib.save(nib.Nifti1Image(volume.astype(np.int16), np.diag([1, 1, 2, 1])), folder / f"v{index}.nii.gz")
+    quick = {"image_size": [16, 16, 16], "backbone": "resnet10_narrow", "frame": 1, "spacing": [1, 1, 1]}
+    metrics = classify(dataset_dir=str(root), probe="true", **quick)
     assert metrics["network"]["spatial_dims"] == 3
-    assert metrics["num_scans"] == {"train": 4, "val": 4, "test": 4}
+    assert metrics["num_scans"] == {"train": 6, "val": 6, "test": 6}
     assert metrics["test"]["bootstrap"]["unit"] == "scan"
+    assert metrics["test"]["macro_auroc"] == 1
+    again = apply(configs, tmp_path / "out", "evaluate", tmp_path / "again")
+    assert again["test"] == metrics["test"]
+    picture = np.asarray(Image.open(tmp_path / "out" / "cases.png"))
+    assert picture.std() > 10
+
+
+def test_volume_phantoms(classify) -> None:
+    size = {"image_size": [24, 24, 24], "backbone": "resnet10_narrow", "max_epochs": 1, "batch_size": 4}
+    metrics = classify(dataset_dir="phantom:brain_mri_3d", train_scans=9, **size)
+    assert metrics["network"]["spatial_dims"] == 3
+    assert metrics["num_scans"]["train"] == 9
+    assert metrics["test"]["num_scans"] == metrics["num_scans"]["test"] > 0
+    assert 0 <= metrics["test"]["macro_auroc"] <= 1
+
+
+def apply(configs: Path, trained: Path, run_id: str, output: Path, **changes: object) -> dict:
+    """Run a part of the config with a trained model, as evaluate.yaml and inference.yaml do."""
+    settings = {"output_dir": str(output), "device": torch.device("cpu"), **changes}
+    TrainedModel(trained / "model.pt", configs, settings).run(run_id)
+    return json.loads((output / "metrics.json").read_text()) if run_id == "evaluate" else {}
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_trained_model_measures_again_and_predicts(
+    classify, configs: Path, encoder: Path, scans: Path, tmp_path: Path
+):
+    metrics = classify(encoder=str(encoder), max_epochs=1, frozen_stages=2)
+    trained = tmp_path / "out"
+    encoder_needed = json.loads((trained / "model.json").read_text())["settings"]
+    assert "encoder" not in encoder_needed  # model.pt holds its weights
+    again = apply(configs, trained, "evaluate", tmp_path / "again")
+    assert again["test"] == metrics["test"]
+    assert again["decisions"] == metrics["decisions"]
+    assert again["model_sha256"] == file_hash(trained / "model.pt")
+    assert apply(configs, trained, "evaluate", tmp_path / "val", split="val")["val"] == metrics["val"]
+    assert table(tmp_path / "again" / "predictions" / "test" / "predictions.csv") == table(
+        trained / "predictions" / "test" / "predictions.csv"
+    )
+    new = tmp_path / "new"
+    new.mkdir()
+    for index in (30, 31):
+        shutil.copy(scans / f"s{index}.png", new)
+    apply(configs, trained, "predict", tmp_path / "predicted", dataset_dir=str(new))
+    rows = table(tmp_path / "predicted" / "predictions.csv")
+    known = {row["scan_id"]: row for row in table(trained / "predictions.csv")}
+    assert [row["scan_id"] for row in rows] == ["s30.png", "s31.png"]
+    for row in rows:
+        assert row["label"] == ""
+        assert row["predicted"] == known[row["scan_id"]]["predicted"]
+        assert row["above_threshold"] == known[row["scan_id"]]["above_threshold"]
+        assert float(row["p(spot)"]) == pytest.approx(float(known[row["scan_id"]]["p(spot)"]), abs=1e-5)
+
+
+def test_thresholds_come_from_val_and_are_reported_beside_the_most_probable_class(classify) -> None:
+    metrics = classify(threshold_rule="f1", max_epochs=1)
+    decisions = metrics["decisions"]
+    assert decisions["threshold_rule"] == "f1"
+    for split in ("val", "test"):
+        assert metrics[split]["thresholded"]["thresholds"] == decisions["thresholds"]
+        assert metrics[split]["argmax"]["macro_sensitivity"] == pytest.approx(metrics[split]["balanced_accuracy"])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(classify, tmp_path: Path) -> None:
+    quick = {"seed": 5, "dropout": 0.3, "checkpoint_interval": 1, "lr_scheduler#t_total": 8, "resamples": 5}
+    whole = classify("whole", max_epochs=4, **quick)
+    classify("parts", max_epochs=2, **quick)
+    parts = classify("parts", max_epochs=4, resume="true", **quick)
+    assert parts["fit"]["epochs"] == 4
+    assert without_names(parts) == without_names(whole)
+    histories = [table(tmp_path / name / "history.csv") for name in ("whole", "parts")]
+    assert histories[0] == histories[1]
+    assert len(histories[0]) == 4
+    weights = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "parts")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_training_stops_early_on_few_scans(classify) -> None:
+    metrics = classify(train_scans=10, patience=1, max_epochs=20, learning_rate=0.0, layer_decay=0.5)
+    assert metrics["num_scans"]["train"] == 10
+    assert metrics["fit"]["epochs"] < 20
+
+
+def test_frozen_stages_stay_as_they_are(classify, encoder: Path, tmp_path: Path) -> None:
+    classify(encoder=str(encoder), max_epochs=1, frozen_stages=2, class_weights="[1, 2]")
+    weights, before = torch.load(tmp_path / "out" / "model.pt", weights_only=True), load_file(encoder)
+    changed = {
+        name.split(".")[0]
+        for name, value in before.items()
+        if not torch.equal(weights[f"encoder.network.{name}"], value)
+    }
+    assert changed == {"layer2", "layer3", "layer4"}
+
+
+def test_losses_reach_tensorboard_at_intervals(classify, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    classify(max_epochs=2, batch_size=4, log_interval=5)  # 5 iterations an epoch
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("iteration_loss")] == [5, 10]
+    assert [event.step for event in events.Scalars("macro_auroc")] == [1, 2]
+
+
+LABELS = ("bright", "square")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans that have any of two labels, in one column of names and in two columns of 0 and 1."""
+    root, generator = tmp_path_factory.mktemp("several"), np.random.default_rng(1)
+    with open(root / "manifest.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "label", "split", *LABELS])
+        for index in range(48):
+            has = [index % 2, index // 2 % 2]
+            picture = draw("plain", generator).astype(float)
+            picture[:, :16] += 60 * has[0]
+            picture[10:22, 18:30] += 100 * has[1]
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / f"s{index}.png")
+            names = "|".join(name for name, value in zip(LABELS, has, strict=True) if value) or "none"
+            writer.writerow([f"s{index}.png", names, ("train", "train", "val", "test")[index // 4 % 4], *has])
+    return root
+
+
+@pytest.mark.parametrize("form", [{"label_separator": "|"}, {"label_column": list(LABELS)}])
+def test_probe_of_several_labels(classify, configs: Path, several: Path, encoder: Path, form: dict, tmp_path: Path):
+    options = {"dataset_dir": str(several), "encoder": str(encoder), "class_weights": "balanced", **form}
+    metrics = classify(probe="true", **options)
+    assert metrics["classes"] == list(LABELS)
+    assert metrics["multi_label"] is True
+    assert metrics["class_weights"] == [1.0, 1.0]
+    assert metrics["num_scans"] == {"train": 24, "val": 12, "test": 12}
+    assert metrics["test"]["macro_auroc"] > 0.8
+    assert set(metrics["test"]["thresholded"]["f1_per_class"]) == set(LABELS)
+    assert "accuracy" not in metrics["test"]
+    again = apply(configs, tmp_path / "out", "evaluate", tmp_path / "again")
+    assert again["test"] == metrics["test"]
+    rows = table(tmp_path / "out" / "predictions.csv")
+    assert {row["label"] for row in rows} == {"none", "bright", "square", "bright|square"}
+    for row in rows:
+        above = [name for name in LABELS if float(row[f"p({name})"]) >= metrics["decisions"]["thresholds"][name]]
+        assert row["predicted"] == ("|".join(above) or "none")
+
+
+def test_fine_tuning_with_several_labels(classify, several: Path) -> None:
+    options = {"dataset_dir": str(several), "label_separator": "|", "key_score": "macro_average_precision"}
+    metrics = classify(max_epochs=6, learning_rate=0.003, class_weights=[1, 2], **options)
+    assert metrics["fit"]["best_val_score"] == pytest.approx(metrics["val"]["macro_average_precision"])
+    assert metrics["test"]["macro_auroc"] > 0.7
+
+
+def test_new_scans_of_a_model_with_several_labels(classify, configs: Path, several: Path, tmp_path: Path) -> None:
+    classify(dataset_dir=str(several), label_column=list(LABELS), max_epochs=1)
+    new = tmp_path / "new"
+    new.mkdir()
+    shutil.copy(several / "s3.png", new)
+    apply(configs, tmp_path / "out", "predict", tmp_path / "predicted", dataset_dir=str(new))
+    (row,) = table(tmp_path / "predicted" / "predictions.csv")
+    assert {"p(bright)", "p(square)", "predicted"} <= set(row)
+
+
+def test_real_scans(classify, configs: Path, data_root: Path, tmp_path: Path) -> None:
+    source, root = data_root / "brain_mri_cheng", tmp_path / "few"
+    kept, counts = [], dict[tuple[str, str], int]()
+    for row in table(source / "manifest.csv"):
+        key = (row["split"], row["label"])
+        counts[key] = counts.get(key, 0) + 1
+        if counts[key] <= (16 if row["split"] == "train" else 8):
+            (root / row["file"]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / row["file"], root / row["file"])
+            kept.append({name: row[name] for name in ("file", "label", "split", "group")})
+    with open(root / "manifest.csv", "w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    metrics = classify(dataset_dir=str(root), image_size=[64, 64], max_epochs=1, class_weights="balanced")
+    assert metrics["classes"] == ["glioma", "meningioma", "pituitary"]
+    assert metrics["class_weights"] == pytest.approx([1, 1, 1])
+    assert metrics["test"]["num_scans"] == 24
+    assert metrics["test"]["bootstrap"]["unit"] == "group"
+    assert apply(configs, tmp_path / "out", "evaluate", tmp_path / "again")["test"] == metrics["test"]
 
 
 def test_errors_come_before_any_work(classify, encoder: Path, tmp_path: Path) -> None:
@@ -203,9 +393,13 @@ def test_errors_come_before_any_work(classify, encoder: Path, tmp_path: Path) ->
     cases: list[tuple[str, dict, str]] = [
         ("out", {"label_column": "nowhere"}, "label_column"),
         ("out", {"encoder": str(encoder), "image_size": [SIZE] * 3}, "3 numbers for 2D scans"),
-        ("out", {"encoder": str(tmp_path / "nothing.safetensors")}, "One is missing"),
+        ("out", {"encoder": str(tmp_path / "nothing.safetensors")}, "no such file"),
         ("file/below", {}, "--output_dir"),
         ("out", {"probe": "maybe"}, "--probe must be true or false"),
+        ("out", {"class_weights": [1, 2, 3]}, "3 numbers for 2 classes"),
+        ("out", {"label_column": ["label", "other"]}, "holds 'plain'"),
+        ("out", {"label_separator": "|", "key_score": "accuracy"}, "several labels per scan"),
+        ("out", {"threshold_rule": "best"}, "known: youden, f1"),
     ]
     for output, overrides, message in cases:
         with pytest.raises((RuntimeError, ValueError)) as caught:
