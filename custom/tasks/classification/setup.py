@@ -98,6 +98,10 @@ def check_classification(
     _check_training(root, [item["label"] for item in few], classes, more)
     _check_validation(root, found["val"], classes)
     class_weights(few, classes, weights)
+    counts = count_per_class([item["label"] for item in few], len(classes))
+    words = ", ".join(f"{name} {int(count)}" for name, count in zip(classes, counts, strict=True))
+    kind = "Any number of labels per scan" if labels.multi_label else "One class per scan"
+    logger.info("%s; of %d training scans: %s.", kind, len(few), words)
     warn_of_shared_groups(labels.datalist)
 
 
