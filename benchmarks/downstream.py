@@ -224,9 +224,9 @@ def markdown(study: Mapping[str, Any], found: Found) -> str:
     lines = [
         f"# {study['title']}",
         "",
-        "Test scans; mean ± standard deviation over the seeds. Guesses never look at a scan. Differences are taken seed by",
-        "seed (mean ± standard deviation; three seeds say little about less than twice the spread). Seconds: processor",
-        "time of training, validation and test, without pretraining.",
+        "Test scans; mean ± standard deviation over the seeds. Guesses never look at a scan. Differences are taken",
+        "seed by seed (mean ± standard deviation; with three seeds, less than twice the spread says little).",
+        "Seconds: processor time of training, validation and test, without pretraining.",
         f"Every run: `{NAME}.csv`. Made by `python -m benchmarks.{NAME}`, which says how in `{NAME}.yaml`.",
     ]
     for task in study["tasks"]:
