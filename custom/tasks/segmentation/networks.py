@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from custom.networks import Encoder
 
 _LINEAR = {2: "bilinear", 3: "trilinear"}
+_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 _MOST_CHANNELS = 256
 
 
@@ -61,19 +62,22 @@ class UNetSegmenter(nn.Module):
             pre_conv="default",
             interp_mode="nearest",
             align_corners=None,
-            is_pad=True,
+            is_pad=False,
         )
         # MONAI's decoder ends with an up-sampling without a skip connection; ours has reached the image's size by then.
         del self.decoder.blocks[-1]
         self.head = SegmentationHead(dims, width[0], num_classes)
+        self.to(memory_format=_CHANNELS_LAST[dims])  # as the encoder is: faster
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits ``[B, K, *spatial]`` of images ``[B, C, *spatial]``."""
+        padded = _padded(image, self.encoder.strides[-1])
         maps: list[Tensor] = []
         for layer in self.fine:
-            maps.append(layer(maps[-1] if maps else image))
-        maps += self.encoder(image)
-        return self.head(self.decoder(maps, skip_connect=len(maps) - 1))
+            maps.append(layer(maps[-1] if maps else padded))
+        maps += self.encoder(padded)
+        logits = self.head(self.decoder(maps, skip_connect=len(maps) - 1))
+        return logits[(..., *(slice(side) for side in image.shape[2:]))]
 
 
 class PyramidSegmenter(nn.Module):
@@ -97,6 +101,7 @@ class PyramidSegmenter(nn.Module):
         self.pyramid = FeaturePyramidNetwork(dims, list(encoder.channels), channels)
         self.mix = Convolution(dims, channels, channels, norm="batch", act="relu", dropout=dropout)
         self.head = SegmentationHead(dims, channels, num_classes, kernel_size=1)
+        self.to(memory_format=_CHANNELS_LAST[dims])
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits ``[B, K, *spatial]`` of images ``[B, C, *spatial]``."""
@@ -111,6 +116,14 @@ class PyramidSegmenter(nn.Module):
         if values.shape[2:] == size:
             return values
         return F.interpolate(values, size=tuple(size), mode=_LINEAR[self.spatial_dims], align_corners=False)
+
+
+def _padded(image: Tensor, multiple: int) -> Tensor:
+    """Add zeros behind each axis up to a multiple, so that every up-sampling meets its skip connection."""
+    missing = [-side % multiple for side in image.shape[2:]]
+    if not any(missing):
+        return image
+    return F.pad(image, [part for each in reversed(missing) for part in (0, each)])
 
 
 def _check_strides(strides: list[int]) -> None:
