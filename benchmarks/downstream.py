@@ -101,7 +101,8 @@ def do(study: Mapping[str, Any], job: Job, data: Path, output: Path, encoders: P
             return False
         dataset = data / job.name
         if encoders is None:
-            ready, encoder = pretrain(study, job.name, job.arm, job.seed, dataset, output / job.name)
+            seed = pretraining_seed(study, job.seed)
+            ready, encoder = pretrain(study, job.name, job.arm, seed, dataset, output / job.name)
         else:
             ready, encoder = finished_encoder(study, job, encoders)
         if not ready:
@@ -109,6 +110,12 @@ def do(study: Mapping[str, Any], job: Job, data: Path, output: Path, encoders: P
             return False
         learn(study, job, dataset, encoder, folder)
     return True
+
+
+def pretraining_seed(study: Mapping[str, Any], seed: int) -> int:
+    """Return the seed of the pretraining that a run starts from: all take turns where there are fewer of them."""
+    seeds: list[int] = study["pretrain_seeds"]
+    return seeds[study["seeds"].index(seed) % len(seeds)]
 
 
 def job_folder(output: Path, job: Job) -> Path:
@@ -146,7 +153,8 @@ def finished_encoder(study: Mapping[str, Any], job: Job, encoders: Path) -> tupl
     """Whether another study has made the encoder, and its file (None: without pretraining)."""
     if study["arms"][job.arm] is None:
         return True, None
-    file = run_folder(encoders / job.name, job.arm, job.seed) / "encoder.safetensors"
+    seed = pretraining_seed(study, job.seed)
+    file = run_folder(encoders / job.name, job.arm, seed) / "encoder.safetensors"
     return file.is_file() and file.with_suffix(".json").is_file(), str(file)
 
 

@@ -17,6 +17,7 @@ SCRATCH, RANDOM, REGION = "from scratch", "random 0.6 (SparK)", "region 0.7/0.3"
 STUDY = {
     "title": "a title",
     "seeds": [0, 1],
+    "pretrain_seeds": [0, 1],
     "arms": {SCRATCH: None, RANDOM: {"masking": "spark"}, REGION: {"masking": "region"}},
     "sets": {
         "a_set": {
@@ -233,3 +234,8 @@ def test_guesses_reach_on_real_scans_what_their_readme_says(data_root):
     assert 0.5 < reports["median box"]["ap50"] < 0.9
     assert reports["median box"]["ap75"] < 0.3
     assert reports["box in the middle"]["ap50"] < 0.05
+
+
+def test_runs_share_encoders_in_turn_where_there_are_fewer() -> None:
+    study = {"seeds": [4, 5, 6], "pretrain_seeds": [0, 1]}
+    assert [downstream.pretraining_seed(study, seed) for seed in study["seeds"]] == [0, 1, 0]
