@@ -102,18 +102,22 @@ def resampled(masks: Tensor, matrix: NDArray[np.float64], size: Sequence[int]) -
         return torch.zeros(0, *size)
     back = np.linalg.inv(matrix)
     steps = [max(1, math.ceil(round(float(np.linalg.norm(back[:2, axis])), 6))) for axis in range(2)]
-    axes = [
-        (torch.arange(side * step, dtype=torch.float64) + 0.5) / step - 0.5
-        for side, step in zip(size, steps, strict=True)
-    ]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    places = grid @ torch.from_numpy(back[:2, :2].T.copy()) + torch.from_numpy(back[:2, 2].copy())
-    sides = torch.tensor(masks.shape[1:], dtype=torch.float64)
-    # grid_sample takes the last axis first, and -1 and 1 for the outer edges of the first and last voxel.
-    relative = ((2 * places + 1) / sides - 1).flip(-1).float()
-    values = functional.grid_sample(masks[None].float(), relative[None], padding_mode="border", align_corners=False)
-    values = values * (relative.abs() <= 1).all(dim=-1)
+    places = functional.affine_grid(
+        _relative(back, masks.shape[1:], size), [1, 1, size[0] * steps[0], size[1] * steps[1]], align_corners=False
+    )
+    values = functional.grid_sample(masks[None].float(), places, padding_mode="border", align_corners=False)
+    values = values * (places.abs() <= 1).all(dim=-1)
     return functional.avg_pool2d(values, steps)[0]
+
+
+def _relative(back: NDArray[np.floating[Any]], source: Sequence[int], size: Sequence[int]) -> Tensor:
+    """A map of voxel indices as torch takes it: the last axis first, -1 and 1 at the outer edges of a grid."""
+    to_index, to_relative = np.eye(3), np.eye(3)
+    for axis in range(2):
+        to_index[axis, axis], to_index[axis, 2] = size[axis] / 2, size[axis] / 2 - 0.5
+        to_relative[axis, axis], to_relative[axis, 2] = 2 / source[axis], 1 / source[axis] - 1
+    full = (to_relative @ back @ to_index)[[1, 0]][:, [1, 0, 2]]
+    return torch.from_numpy(full).float()[None]
 
 
 def drawn(masks: Tensor, matrix: NDArray[np.float64], size: Sequence[int]) -> Tensor:

@@ -27,6 +27,7 @@ from custom.visual.instances import draw_outlines
 from datasets import LoadScand
 from datasets.geometry import stored_to_memory
 
+_SHARED = ("num_scans", "num_objects", "bootstrap")
 _INSIDE = 0.5  # probability from which a voxel belongs to an object
 
 
@@ -34,8 +35,7 @@ _INSIDE = 0.5  # probability from which a voxel belongs to an object
 class InstanceTask(DetectionTask):
     """Boxes with classes, scores and masks, in 2D; arguments as for :class:`DetectionTask`.
 
-    The figures of boxes are those of detection; ``masks`` holds average precision and the like with the overlap of
-    masks. Score thresholds, the figures at the thresholds and the scores of cases are about masks.
+    Score thresholds, the figures at the thresholds and the scores of cases are about masks.
     """
 
     name = "instances"
@@ -57,20 +57,23 @@ class InstanceTask(DetectionTask):
         return cases
 
     def report(self, cases: Sequence[BoxCase], decisions: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what :class:`DetectionTask` does, and ``masks``: COCO's figures and interval for masks."""
-        figures = super().report(cases, decisions)
-        groups = None if self.groups is None else [self.groups[case.scan_id] for case in cases]
+        """Return ``boxes``: what :class:`DetectionTask` reports; ``masks``: the same of masks, without FROC and sizes.
+
+        ``num_scans``, ``num_objects`` and ``bootstrap`` are those of both.
+        """
+        boxes = super().report(cases, decisions)
         masks = detection_report(
             [case.truth() for case in cases],
             [case.predicted() for case in cases],
             self.classes,
             "masks",
-            groups=groups,
+            groups=None if self.groups is None else [self.groups[case.scan_id] for case in cases],
             resamples=self.resamples,
             seed=self.seed,
         )
-        shared = ("num_scans", "num_objects", "at_threshold", "bootstrap")
-        return {**figures, "masks": {key: value for key, value in masks.items() if key not in shared}}
+        masks["at_threshold"] = boxes.pop("at_threshold")
+        both = {key: boxes[key] for key in _SHARED if key in boxes}
+        return {**both, "boxes": _without(boxes, _SHARED), "masks": _without(masks, _SHARED)}
 
     def scores(self, cases: Sequence[BoxCase], decisions: Mapping[str, Any]) -> dict[str, float]:
         """Return for each scan with objects or detections twice the overlaps of matched pairs over all masks."""
@@ -106,8 +109,11 @@ class InstanceTask(DetectionTask):
 
     def summary(self, report: Mapping[str, Any]) -> str:
         """Say the figures that matter most."""
-        masks = [f"mask {name.upper()} {_said(report['masks'][name])}" for name in ("ap50", "ap75", "ap")]
-        return ", ".join([*masks, f"boxes: {super().summary(report)}"])
+        words = [f"{kind} {_precisions(report[kind])}" for kind in ("masks", "boxes")]
+        at = report["masks"]["at_threshold"]
+        return ", ".join(
+            [*words, f"precision {_said(at['precision'])}, recall {_said(at['recall'])} at the thresholds"]
+        )
 
     def _image(self, case: BoxCase) -> MetaTensor:
         load = LoadScand("image", spatial_dims=2, frame=self.frame)
@@ -163,6 +169,14 @@ def _matched_overlap(case: InstanceCase) -> float:
         total += float(overlap[index, best])
         overlap[:, best] *= overlap[index, best] == 0
     return total
+
+
+def _without(report: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key not in keys}
+
+
+def _precisions(report: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.upper()} {_said(report[name])}" for name in ("ap50", "ap75", "ap"))
 
 
 def _said(value: float | None) -> str:

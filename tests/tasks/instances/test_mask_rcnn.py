@@ -123,7 +123,7 @@ def test_volumes_and_boxes_without_masks_are_refused(configs):
         MaskDetector(_encoder(configs, dims=3), 1, ANCHORS)
     detector = MaskDetector(_encoder(configs), 2, ANCHORS, **SMALL).train()
     image, target = SCANS[0]
-    with pytest.raises(ValueError, match="Mask R-CNN learns from masks.*--detector retinanet"):
+    with pytest.raises(ValueError, match=r"Mask R-CNN learns from masks.*--detector retinanet"):
         detector([image], [{"boxes": target["boxes"], "labels": target["labels"]}])
 
 
