@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -50,16 +51,22 @@ class Hits:
             weights: ``[S]`` how often each scan counts; None: once.
         """
         times = np.ones(self.num_scans) if weights is None else np.asarray(weights, dtype=np.float64)
-        found = np.isfinite(self.object_score)
-        scores = np.concatenate([self.object_score[found], self.false_score])
-        weight = times[np.concatenate([self.object_scan[found], self.false_scan])]
-        is_object = np.arange(len(scores)) < found.sum()
-        order = np.argsort(-scores, kind="stable")
-        scores, weight, is_object = scores[order], weight[order], is_object[order]
-        last = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # equal scores come together
+        scan, is_object, last = self._ranked
+        weight = times[scan]
         false = np.cumsum(weight * ~is_object)[last] / times.sum()
         hit = np.cumsum(weight * is_object)[last] / max(float(times[self.object_scan].sum()), 1e-12)
         return np.append(0.0, false), np.append(0.0, hit)
+
+    @cached_property
+    def _ranked(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Found objects and false positives, best score first: scan, which of the two, last of equal scores."""
+        found = np.isfinite(self.object_score)
+        scores = np.concatenate([self.object_score[found], self.false_score])
+        scan = np.concatenate([self.object_scan[found], self.false_scan])
+        is_object = np.arange(len(scores)) < found.sum()
+        order = np.argsort(-scores, kind="stable")
+        last = np.append(scores[order][1:] != scores[order][:-1], True)[: len(scores)]
+        return scan[order], is_object[order], last
 
     def sensitivities(self, rates: Sequence[float] = RATES, weights: ArrayLike | None = None) -> list[float] | None:
         """Sensitivity at each number of false positives per scan; None if no object is there to be found.

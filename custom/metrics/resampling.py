@@ -66,21 +66,3 @@ def bootstrap(
     """Interval of a figure that is a function of how often each scan counts, ``[count]`` (None where undefined)."""
     drawn = (figure(weights) for weights in drawn_weights(count, groups, resamples, seed))
     return interval([float("nan") if value is None else value for value in drawn], level)
-
-
-def bootstrap_mean(
-    values: ArrayLike,
-    groups: Sequence[Any] | None = None,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> list[float] | None:
-    """Interval of the mean of per-scan figures ``[N]``; NaN (undefined for that scan) do not count."""
-    figures = np.asarray(values, dtype=np.float64)
-    if not len(figures):
-        return None
-    known = ~np.isnan(figures)
-    weights = drawn_weights(len(figures), groups, resamples, seed) * known
-    total = weights.sum(axis=1)
-    means = (weights * np.where(known, figures, 0)).sum(axis=1) / np.where(total > 0, total, np.nan)
-    return interval(means, level)

@@ -24,7 +24,6 @@ from custom.metrics.boxes import (
     mask_iou,
     match_objects,
 )
-from custom.metrics.resampling import drawn_weights
 
 SIZES = {"small": (0, 120), "medium": (120, 400), "large": (400, 1e6)}
 
@@ -308,13 +307,6 @@ def test_instances_of_volumes_have_mask_figures():
     truth = [{"labels": np.array([0, 0]), "masks": masks}]
     prediction = [{"labels": np.array([0]), "scores": np.array([0.7]), "masks": masks[:1]}]
     assert coco_figures(truth, prediction, ["a"], "masks")["ar_100"] == 0.5
-
-
-def test_draws_hold_whole_groups():
-    weights = drawn_weights(4, ["p", "p", "q", "r"], 50, 1)
-    assert (weights[:, 0] == weights[:, 1]).all()
-    assert (weights[:, 0] + weights[:, 2] + weights[:, 3] == 3).all()
-    assert np.array_equal(weights, drawn_weights(4, ["p", "p", "q", "r"], 50, 1))
 
 
 @pytest.mark.parametrize(
