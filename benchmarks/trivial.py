@@ -194,7 +194,8 @@ def main() -> None:
                 said = ", ".join(f"{label} {cell([figure(report, where)], where)}" for label, where in figures.items())
                 rows.append({"set": name, "task": task, "guess": guess, "test": said})
                 logging.getLogger("trivial").info(" ".join(rows[-1].values()))
-    head = "# Guesses that never look at a scan\n\nTest scans; made by `python -m benchmarks.trivial`.\n"
+    head = "# Guesses that never look at a scan\n\nTest scans; training scans chosen with seed 0. Made by "
+    head += f"`python -m benchmarks.trivial`.\n\n{study['remarks']}"
     write_table(rows, Path(arguments.results), head)
 
 
