@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from custom.files import write_atomically
 from custom.tasks.detection.results import BoxCase
 from custom.tasks.instances.masks import decode_masks
-from custom.tasks.results import write_json, write_table
+from custom.tasks.results import write_json
 from custom.tasks.segmentation.geometry import ScanGrid
 from custom.tasks.segmentation.saving import write_label_map
 
 FOLDER, TABLE = "instances", "instances.csv"
+_COLUMNS = ("scan_id", "instance", "class", "score", "voxels")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def save_instances(
         for number, (label, score, count) in enumerate(zip(case.labels, case.scores, counts, strict=True), start=1):
             row = {"scan_id": case.scan_id, "instance": number, "class": classes[label]}
             rows.append({**row, "score": float(score), "voxels": int(count)})
-    return [*files, write_table(folder / TABLE, rows)] if rows else files
+    return [*files, _write_table(folder / TABLE, rows)]
 
 
 def instance_map(masks: NDArray[np.uint8]) -> NDArray[Any]:
@@ -101,6 +103,18 @@ def instance_map(masks: NDArray[np.uint8]) -> NDArray[Any]:
     for index in reversed(range(len(masks))):
         numbers[masks[index] > 0] = index + 1
     return numbers
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """CSV that exists, with its header, where nothing was found, too."""
+
+    def write(target: Path) -> None:
+        with open(target, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return write_atomically(path, write)
 
 
 def _coco_codes(codes: Sequence[dict[str, Any]] | None, size: Sequence[int]) -> list[dict[str, Any]]:
