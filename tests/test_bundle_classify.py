@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -245,7 +246,7 @@ def test_a_trained_model_measures_again_and_predicts(
     )
     new = tmp_path / "new"
     new.mkdir()
-    for index in (30, 31):
+    for index in (30, 31):  # a plain folder: no manifest, no labels
         shutil.copy(scans / f"s{index}.png", new)
     apply(configs, trained, "predict", tmp_path / "predicted", dataset_dir=str(new))
     rows = table(tmp_path / "predicted" / "predictions.csv")
@@ -256,6 +257,9 @@ def test_a_trained_model_measures_again_and_predicts(
         assert row["predicted"] == known[row["scan_id"]]["predicted"]
         assert row["above_threshold"] == known[row["scan_id"]]["above_threshold"]
         assert float(row["p(spot)"]) == pytest.approx(float(known[row["scan_id"]]["p(spot)"]), abs=1e-5)
+    with pytest.raises(RuntimeError) as caught:
+        apply(configs, trained, "evaluate", tmp_path / "new_again", dataset_dir=str(new))
+    assert "no labelled scan in the split 'test'" in reason(caught.value)
 
 
 def test_thresholds_come_from_val_and_are_reported_beside_the_most_probable_class(classify) -> None:
@@ -267,11 +271,13 @@ def test_thresholds_come_from_val_and_are_reported_beside_the_most_probable_clas
         assert metrics[split]["argmax"]["macro_sensitivity"] == pytest.approx(metrics[split]["balanced_accuracy"])
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(classify, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(classify, tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO)
     quick = {"seed": 5, "dropout": 0.3, "checkpoint_interval": 1, "lr_scheduler#t_total": 8, "resamples": 5}
     whole = classify("whole", max_epochs=4, **quick)
     classify("parts", max_epochs=2, **quick)
     parts = classify("parts", max_epochs=4, resume="true", **quick)
+    assert "Resuming after epoch 2 of 4" in caplog.text
     assert parts["fit"]["epochs"] == 4
     assert without_names(parts) == without_names(whole)
     histories = [table(tmp_path / name / "history.csv") for name in ("whole", "parts")]

@@ -155,7 +155,8 @@ def classification_report(
 
     With one class per scan, ``accuracy``, ``balanced_accuracy``, ``recall_per_class``, ``confusion_matrix`` and the
     block ``argmax`` are about the most probable class. The block ``thresholded`` is about each class against the rest:
-    a scan has a class whose probability reaches the class's threshold.
+    a scan has a class whose probability reaches the class's threshold. On the scans that the thresholds were chosen on,
+    these figures are too good.
 
     Args:
         probabilities: ``[N, K]``.

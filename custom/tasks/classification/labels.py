@@ -139,8 +139,12 @@ class ScanLabels:
 
 
 def labelled_items(labels: ScanLabels, split: str, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the labelled scans of a split, see :meth:`ScanLabels.items`."""
-    return labels.items(split, classes)
+    """Return the labelled scans of a split, see :meth:`ScanLabels.items`; ScanError if there is none."""
+    items = labels.items(split, classes)
+    if not items:
+        remedy = "Check --dataset_dir, --label_column and the column `split`."
+        raise ScanError(labels.datalist.root, f"no labelled scan in the split {split!r}", remedy)
+    return items
 
 
 def new_items(datalist: Datalist, split: str | None = None) -> list[dict[str, Any]]:

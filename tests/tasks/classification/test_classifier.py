@@ -20,6 +20,7 @@ from custom.options import flag
 from custom.tasks import BestModel, build_encoder, encoder_facts
 from custom.tasks.classification import Classifier, Collected, LinearProbe, collect
 from custom.tasks.classification.linear_probe import fit_head
+from custom.visual.confidence import confidence_figure
 from custom.visual.confusion import confusion_figure
 
 
@@ -209,6 +210,21 @@ def test_confusion_figure_draws_every_split(tmp_path: Path) -> None:
     assert [text.get_text() for text in figure.axes[0].texts] == ["3", "1", "0", "2"]
     figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_many_confusion_matrices_are_drawn_in_rows() -> None:
+    figure = confusion_figure({f"test: {index}": [[1, 0], [2, 3]] for index in range(6)}, ["no", "yes"])
+    places = [axes.get_subplotspec() for axes in figure.axes]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [(i // 4, i % 4) for i in range(6)]
+
+
+def test_pictures_with_words() -> None:
+    picture = np.zeros((6, 4), dtype=np.uint8)
+    figure = confidence_figure({"right": (picture, "true: a"), "wrong": (np.zeros((6, 4, 3), np.uint8), "true: b")})
+    assert [(axes.get_title(), axes.get_xlabel()) for axes in figure.axes] == [
+        ("right", "true: a"),
+        ("wrong", "true: b"),
+    ]
 
 
 @pytest.mark.parametrize(
