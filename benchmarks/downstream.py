@@ -235,6 +235,7 @@ def markdown(study: Mapping[str, Any], found: Found) -> str:
         "Test scans; mean ± standard deviation over the seeds. Guesses never look at a scan. Differences are taken",
         "seed by seed (mean ± standard deviation; with three seeds, less than twice the spread says little).",
         "Seconds: processor time of training, validation and test, without pretraining.",
+        *shared_encoders(study),
         f"Every run: `{NAME}.csv`. Made by `python -m benchmarks.{NAME}`, which says how in `{NAME}.yaml`.",
     ]
     for task in study["tasks"]:
@@ -249,6 +250,17 @@ def markdown(study: Mapping[str, Any], found: Found) -> str:
     if study.get("remarks"):
         lines += ["", study["remarks"].strip()]
     return "\n".join(lines) + "\n"
+
+
+def shared_encoders(study: Mapping[str, Any]) -> list[str]:
+    """Return what to know where several runs start from one encoder."""
+    count, runs = len(study["pretrain_seeds"]), len(study["seeds"])
+    if count >= runs:
+        return []
+    return [
+        f"The {runs} runs of an arm start from {count} pretrained encoder{'s' if count > 1 else ''}: the spread is that of",
+        "fine-tuning (labelled scans drawn, start of the other layers, order), not of pretraining.",
+    ]
 
 
 def settings_line(study: Mapping[str, Any], task: str) -> str:

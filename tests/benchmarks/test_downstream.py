@@ -148,6 +148,12 @@ def test_table_has_means_spreads_and_paired_differences(tmp_path):
     assert "a_set,detection,guess: median box,0,HD95," in rows
 
 
+def test_table_says_if_runs_share_an_encoder():
+    shared = downstream.markdown({**STUDY, "pretrain_seeds": [0]}, {})
+    assert "The 2 runs of an arm start from 1 pretrained encoder:" in shared
+    assert "start from" not in downstream.markdown(STUDY, {})
+
+
 def test_seconds_are_noted(tmp_path, calls):
     job = Job("a_set", "detection", SCRATCH, 0)
     downstream.do(STUDY, job, tmp_path / "data", tmp_path / "out")
