@@ -139,7 +139,9 @@ class Study:
         encoder = None if pretraining is None else str(self._pretraining_folder(run) / "encoder.safetensors")
         start = time.monotonic()
         made = {"dataset_dir": str(dataset), "output_dir": str(folder), "seed": run.seed, "encoder": encoder}
+        made["resume"] = True
         training = self._workflow("classify", {**options, **made}, None if options["probe"] else folder)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         facts = {"pretraining": pretraining, "training": training, "seconds": round(time.monotonic() - start, 1)}
         self._keep(run, {"settings": settings, **facts, **measured(folder / "metrics.json")})
 
@@ -221,7 +223,7 @@ class Study:
         return self.work / "pretraining" / run.pretraining
 
     def _expected_seconds(self, run: Run) -> float:
-        """How long an evaluation, which cannot be resumed, took elsewhere on the same set."""
+        """How long an evaluation took elsewhere on the same set; a probe cannot be resumed."""
         like = (run.dataset, run.evaluation)
         known = [each["seconds"] for each in self.results.values() if (each["dataset"], each["evaluation"]) == like]
         return max(known, default=START_SECONDS)

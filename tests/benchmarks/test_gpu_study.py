@@ -211,7 +211,8 @@ write = TrainingCheckpoint._write
 
 def write_and_die(self, path, content):
     write(self, path, content)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if "pretraining" in path.parts:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 TrainingCheckpoint._write = write_and_die
 study.main(sys.argv[1:])
@@ -219,7 +220,7 @@ study.main(sys.argv[1:])
 
 
 def kill_in_pretraining(options: list[str]) -> None:
-    """Run the study in a process of its own, which is killed as soon as the first checkpoint is written."""
+    """Run the study in a process of its own, which is killed at the first checkpoint of a pretraining."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", KILLED, *options], env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
