@@ -15,7 +15,7 @@ from datasets import ScanDataset
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-_CELLS = 3.0  # an object of about three cells across belongs to a level, to begin with
+_CELLS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # objects of so many cells across belong to a level, to begin with
 _ROUNDS = 50
 
 
@@ -24,7 +24,8 @@ def fit_anchors(boxes: ArrayLike, strides: Sequence[int], count: int = 3, seed: 
 
     A level of the pyramid with stride s sees the base shapes times s over the finest stride. K-means on logarithmic
     sides, in which each box belongs to the shape and level of the highest intersection over union of two boxes with the
-    same centre (the distance of Redmon and Farhadi, "YOLO9000", arXiv 1612.08242, section 2, with levels added).
+    same centre (the distance of Redmon and Farhadi, "YOLO9000", arXiv 1612.08242, section 2, with levels added); the
+    best of several beginnings.
 
     Args:
         boxes: ``[N, 2 * d]`` on the grid that the network sees, N at least 1.
@@ -50,17 +51,8 @@ def fit_anchors(boxes: ArrayLike, strides: Sequence[int], count: int = 3, seed: 
             "without any object teach a detector nothing: check --objects, --object_codes and the training split."
         )
     scales = np.asarray(strides, dtype=np.float64) / strides[0]
-    logs = np.log(sides)
-    level = np.abs(np.log(_CELLS * strides[0] * scales)[None] - logs.mean(axis=1)[:, None]).argmin(axis=1)
-    shapes = np.exp(_spread(logs - np.log(scales[level])[:, None], count, np.random.default_rng(seed)))
-    for _ in range(_ROUNDS):
-        owner, level, _ = _best(sides, shapes, scales)
-        own = logs - np.log(scales[level])[:, None]
-        moved = [own[owner == index].mean(axis=0) for index in range(len(shapes)) if (owner == index).any()]
-        fitted = np.exp(np.stack(moved))
-        if fitted.shape == shapes.shape and np.allclose(fitted, shapes, rtol=1e-4):
-            break
-        shapes = fitted
+    starts = [_cluster(sides, scales, count, cells * strides[0], seed) for cells in _CELLS]
+    shapes = max(starts, key=lambda start: _best(sides, start, scales)[2].mean())
     shapes = shapes[np.argsort(shapes.prod(axis=1), kind="stable")]
     best = _best(sides, shapes, scales)[2]
     result = {
@@ -96,6 +88,22 @@ def _joined(dataset: ScanDataset, key: str) -> Floats:
     # The cached part of the transforms; the random part would give other boxes every time.
     items = dataset._cache or [dataset._load_cache_item(index) for index in range(len(dataset))]
     return np.concatenate([np.asarray(item[key], dtype=np.float64) for item in items])
+
+
+def _cluster(sides: Floats, scales: Floats, count: int, usual: float, seed: int) -> Floats:
+    """Base shapes by k-means; to begin with, objects of the usual size belong to the finest level."""
+    logs = np.log(sides)
+    level = np.abs(np.log(usual * scales)[None] - logs.mean(axis=1)[:, None]).argmin(axis=1)
+    shapes = np.exp(_spread(logs - np.log(scales[level])[:, None], count, np.random.default_rng(seed)))
+    for _ in range(_ROUNDS):
+        owner, level, _ = _best(sides, shapes, scales)
+        own = logs - np.log(scales[level])[:, None]
+        moved = [own[owner == index].mean(axis=0) for index in range(len(shapes)) if (owner == index).any()]
+        fitted = np.exp(np.stack(moved))
+        if fitted.shape == shapes.shape and np.allclose(fitted, shapes, rtol=1e-4):
+            break
+        shapes = fitted
+    return shapes
 
 
 def _spread(points: Floats, count: int, generator: np.random.Generator) -> Floats:

@@ -10,12 +10,14 @@ import torch
 from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
 from monai.apps.detection.networks.retinanet_network import RetinaNet
 from monai.apps.detection.utils.anchor_utils import AnchorGeneratorWithAnchorShape
+from monai.apps.detection.utils.ATSS_matcher import ATSSMatcher
 from monai.data import MetaTensor
 from monai.losses.giou_loss import BoxGIoULoss
 from torch import Tensor, nn
 
 from custom.networks import Encoder
 from custom.tasks.detection.pyramid import FeaturePyramid
+from custom.tasks.detection.selection import QuickBoxSelector
 
 _HEAD_GROUPS = 8  # group normalisation in MONAI's heads
 BOX_LOSSES = ("giou", "smooth_l1")
@@ -33,6 +35,24 @@ class ShapedAnchors(AnchorGeneratorWithAnchorShape):
         return torch.cat([-half, half], dim=1)
 
 
+class SureMatcher(ATSSMatcher):
+    """MONAI's ATSS matcher, except that a box without any anchor takes the one that overlaps it most.
+
+    ATSS takes the candidates whose overlap is at least mean plus standard deviation. Where all overlaps are equal, as
+    for a box in the middle between anchors, rounding decides whether any is, and MONAI only warns.
+    """
+
+    def compute_matches(
+        self, boxes: Tensor, anchors: Tensor, num_anchors_per_level: Sequence[int], num_anchors_per_loc: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return overlaps ``[N, M]`` of boxes and anchors, and the box of each anchor ``[M]``, negative for none."""
+        overlaps, matches = super().compute_matches(boxes, anchors, num_anchors_per_level, num_anchors_per_loc)
+        for box, row in enumerate(overlaps):
+            if not (matches == box).any() and row.max() > 0:
+                matches[row.argmax()] = box
+        return overlaps, matches
+
+
 class RetinaDetector(nn.Module):
     """Boxes with classes and scores, found in one pass (RetinaNet, Lin et al., arXiv 1708.02002).
 
@@ -48,7 +68,7 @@ class RetinaDetector(nn.Module):
         levels: see :class:`FeaturePyramid`.
         pyramid_channels: width of pyramid and heads, a multiple of 8.
         extra_level: see :class:`FeaturePyramid`.
-        box_loss: "giou" (of the decoded boxes) or "smooth_l1" (of the encoded differences).
+        box_loss: "smooth_l1" (of the encoded differences) or "giou" (of the decoded boxes).
         box_weight: factor of the box loss beside the classification loss.
         candidates: positions a level that ATSS looks at for each box.
         samples: anchors a scan in the classification loss, at most.
@@ -80,14 +100,14 @@ class RetinaDetector(nn.Module):
         levels: Sequence[int] | None = None,
         pyramid_channels: int = 64,
         extra_level: bool = False,
-        box_loss: str = "giou",
+        box_loss: str = "smooth_l1",
         box_weight: float = 1.0,
         candidates: int = 4,
         samples: int = 64,
         positive_fraction: float = 0.3,
         hard_pool: float = 20,
-        score_threshold: float = 0.01,
-        candidates_per_level: int = 300,
+        score_threshold: float = 0.02,
+        candidates_per_level: int = 100,
         nms_threshold: float = 0.3,
         max_boxes: int = 50,
         window: Sequence[int] | None = None,
@@ -108,9 +128,14 @@ class RetinaDetector(nn.Module):
         self.detector = RetinaNetDetector(network, ShapedAnchors(anchors["scales"], anchors["base_shapes"]))
         if box_loss == "giou":
             self.detector.set_box_regression_loss(BoxGIoULoss(reduction="mean"), encode_gt=False, decode_pred=True)
-        self.detector.set_atss_matcher(candidates, center_in_gt=False)
+        self.detector.proposal_matcher = SureMatcher(candidates, self.detector.box_overlap_metric, center_in_gt=False)
         self.detector.set_hard_negative_sampler(samples, positive_fraction, pool_size=hard_pool)
-        self.detector.set_box_selector_parameters(score_threshold, candidates_per_level, nms_threshold, max_boxes)
+        self.detector.box_selector = QuickBoxSelector(
+            score_thresh=score_threshold,
+            topk_candidates_per_level=candidates_per_level,
+            nms_thresh=nms_threshold,
+            detections_per_img=max_boxes,
+        )
         self.window = None if window is None else [int(side) for side in window]
         if self.window is not None:
             overlap: Any = _overlap(self.window, body.strides[-1])  # MONAI takes one number an axis, too
@@ -153,7 +178,10 @@ class RetinaDetector(nn.Module):
         if self.training:
             return self._losses(batch, targets or [])
         found = self.detector(batch, use_inferer=self._needs_windows(images))
-        return [_sorted(each["boxes"], each["labels"], each["labels_scores"]) for each in found]
+        return [
+            {"boxes": each["boxes"].float(), "labels": each["labels"], "scores": each["labels_scores"].float()}
+            for each in found
+        ]
 
     def _losses(self, batch: Tensor | list[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         losses = self.detector(batch, [{key: target[key] for key in ("boxes", "labels")} for target in targets])
@@ -171,11 +199,6 @@ class RetinaDetector(nn.Module):
 def _batch(images: Sequence[Tensor]) -> Tensor | list[Tensor]:
     plain = [image.as_tensor() if isinstance(image, MetaTensor) else image for image in images]
     return torch.stack(plain) if len({image.shape for image in plain}) == 1 else plain
-
-
-def _sorted(boxes: Tensor, labels: Tensor, scores: Tensor) -> dict[str, Tensor]:
-    order = scores.argsort(descending=True, stable=True)
-    return {"boxes": boxes[order].float(), "labels": labels[order], "scores": scores[order].float()}
 
 
 def _check_anchors(anchors: Mapping[str, Sequence[Any]], body: FeaturePyramid) -> None:

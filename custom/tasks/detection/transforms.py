@@ -89,9 +89,8 @@ class ScanObjectsd(MapTransform):
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
             raise ScanError(_name(data), f"boxes of the classes {unknown}; known: {self.classes}", "Set --classes.")
-        values = np.array(boxes, dtype=np.float64).reshape(len(boxes), -1)
-        dims = values.shape[1] // 2 if len(boxes) else len(data["scan_size"])
-        values = values.reshape(-1, 2 * dims)
+        dims = len(data["scan_size"])
+        values = np.array(boxes, dtype=np.float64).reshape(-1, 2 * dims)
         edges = np.concatenate([values[:, :dims], values[:, :dims] + values[:, dims:]], axis=1)
         return edges, np.array([self.classes.index(name) for name in names], dtype=np.int64)
 
