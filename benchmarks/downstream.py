@@ -38,6 +38,8 @@ from benchmarks.studies import (
 )
 from benchmarks.studies import run_workflow as run
 from benchmarks.trivial import trivial_reports
+from custom.files import write_atomically
+from custom.tasks.results import write_json
 
 NAME = "downstream"
 GUESS = "guess: "
@@ -170,19 +172,19 @@ def learn(study: Mapping[str, Any], job: Job, dataset: Path, encoder: str | None
         resume=True,
     )
     seconds = {"seconds": time.time() - started[0], "cpu_seconds": time.process_time() - started[1]}
-    (folder / "seconds.json").write_text(json.dumps(seconds))
+    write_json(folder / "seconds.json", seconds)
 
 
 def guess(study: Mapping[str, Any], data: Path, output: Path) -> None:
-    """Measure the guesses of every set and task with every seed, unless that was done."""
+    """Measure the guesses of every set and task with every seed, unless that was done or another process does it."""
     for name, settings in study["sets"].items():
-        for task, seed in product(settings["tasks"], study["seeds"]):
-            file = guess_file(output, name, task, seed)
-            if not file.is_file():
-                kind = study["tasks"][task]["kind"]
-                reports = trivial_reports(kind, data / name, task_options(study, name, task), seed)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(reports))
+        with claimed(output / name / "guesses") as is_ours:
+            for task, seed in product(settings["tasks"] if is_ours else [], study["seeds"]):
+                file = guess_file(output, name, task, seed)
+                if not file.is_file():
+                    kind = study["tasks"][task]["kind"]
+                    reports = trivial_reports(kind, data / name, task_options(study, name, task), seed)
+                    write_json(file, reports)
 
 
 def guess_file(output: Path, name: str, task: str, seed: int) -> Path:
@@ -193,13 +195,17 @@ def guess_file(output: Path, name: str, task: str, seed: int) -> Path:
 def write_tables(study: Mapping[str, Any], output: Path, results: Path) -> None:
     """Write every figure of every run to ``results``.csv, means, spreads and differences to ``results``.md."""
     found = finished(study, output)
-    results.parent.mkdir(parents=True, exist_ok=True)
-    with open(results.with_suffix(".csv"), "w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["set", "task", "arm", "seed", "figure", "value"])
-        for job, figures in found.items():
-            writer.writerows([*job, heading, value] for heading, value in figures.items())
-    results.with_suffix(".md").write_text(markdown(study, found))
+
+    def write(target: Path) -> None:
+        with open(target, "w", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["set", "task", "arm", "seed", "figure", "value"])
+            for job, figures in found.items():
+                writer.writerows([*job, heading, value] for heading, value in figures.items())
+
+    text = markdown(study, found)
+    write_atomically(results.with_suffix(".csv"), write)
+    write_atomically(results.with_suffix(".md"), lambda target: target.write_text(text))
 
 
 Found = dict[Job, dict[str, float | None]]
@@ -257,9 +263,10 @@ def shared_encoders(study: Mapping[str, Any]) -> list[str]:
     count, runs = len(study["pretrain_seeds"]), len(study["seeds"])
     if count >= runs:
         return []
+    encoders = f"{count} pretrained encoder{'s' if count > 1 else ''}"
     return [
-        f"The {runs} runs of an arm start from {count} pretrained encoder{'s' if count > 1 else ''}: the spread is that of",
-        "fine-tuning (labelled scans drawn, start of the other layers, order), not of pretraining.",
+        f"The {runs} runs of an arm start from {encoders}: the spread is that of fine-tuning (labelled scans drawn,",
+        "start of the other layers, order), not of pretraining.",
     ]
 
 
