@@ -41,6 +41,15 @@ def test_volumes(make, tmp_path, affine):
     np.testing.assert_allclose(stored_to_memory(image) @ [4, 1, 3, 1], [*found[0], 1], atol=1e-4)
 
 
+@pytest.mark.parametrize("row", [(1, 0, 0), (-1, 0, 0), (0, 0, -1)], ids=["axial", "mirrored", "sagittal"])
+def test_dicom_slices(make, tmp_path, row):
+    """The ramp is brightest in the last column of the last row: stored index (5, 4)."""
+    path = make.dicom(tmp_path / "a.dcm", "1.2.826.0.1.3680043.8.498.9", row=row)
+    image = LoadScand(spatial_dims=2)({"image": str(path)})["image"]
+    found = np.argwhere(image[0].numpy() == image.max().item())
+    np.testing.assert_allclose(stored_to_memory(image) @ [5, 4, 1], [*found[0], 1], atol=1e-4)
+
+
 def test_pictures_stay_as_they_are(make, tmp_path):
     image = LoadScand()({"image": str(make.png(tmp_path / "a.png"))})["image"]
     assert np.array_equal(stored_to_memory(image), np.eye(3))

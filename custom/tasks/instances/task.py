@@ -29,6 +29,7 @@ from datasets.geometry import stored_to_memory
 
 _SHARED = ("num_scans", "num_objects", "bootstrap")
 _INSIDE = 0.5  # probability from which a voxel belongs to an object
+_AT_ONCE = 16  # masks brought to the grid of the file together: a hundred of a large radiograph would fill the memory
 
 
 @dataclass
@@ -144,10 +145,10 @@ def instance_case(item: Mapping[str, Any], output: Mapping[str, Tensor]) -> Inst
     to_file = np.linalg.inv(np.asarray(item["to_grid"]))
     boxes = map_boxes(output["boxes"].detach().float().cpu().numpy(), to_file)
     _, kept = clip_boxes(boxes, case.size)  # as box_case does
-    # One at a time: a hundred masks of a large radiograph would not fit into memory.
-    masks = [resampled(mask[None], to_file, case.size) >= _INSIDE for mask in output["masks"].detach().cpu()[kept]]
+    codes = []
+    for some in output["masks"].detach().cpu()[kept].split(_AT_ONCE):
+        codes += encode_masks((resampled(some, to_file, case.size) >= _INSIDE).numpy())
     facts = {field.name: getattr(case, field.name) for field in fields(case)}
-    codes = [encode_masks(mask.numpy())[0] for mask in masks]
     return InstanceCase(**facts, masks=codes, true_masks=item.get("scan_masks"))
 
 
