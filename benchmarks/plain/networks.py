@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks of the workflows, put together by hand from MONAI's and torchvision's parts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
+from monai.apps.detection.networks.retinanet_network import RetinaNet
+from monai.apps.detection.utils.anchor_utils import AnchorGeneratorWithAnchorShape
+from monai.losses.giou_loss import BoxGIoULoss
+from monai.networks import nets
+from monai.networks.blocks import Convolution
+from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
+from monai.networks.nets.flexible_unet import SegmentationHead, UNetDecoder
+from torch import Tensor, nn
+
+WIDTHS = [16, 32, 64, 128]  # of the ResNets' stages: a quarter of the standard ones
+PYRAMID = 32
+
+
+class Stages(nn.Module):
+    """The four feature maps of a narrow ResNet: in 2D ResNet-18, strides 4 to 32; in 3D ResNet-10, strides 2 to 16."""
+
+    def __init__(self, spatial_dims: int) -> None:
+        super().__init__()
+        common = {"spatial_dims": spatial_dims, "n_input_channels": 1, "widen_factor": 0.25, "feed_forward": False}
+        if spatial_dims == 2:
+            self.network = nets.resnet18(conv1_t_stride=2, **common)
+        else:
+            self.network = nets.resnet10(conv1_t_size=3, conv1_t_stride=2, no_max_pool=True, **common)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """``[B, 1, *spatial]`` to maps from fine to coarse."""
+        value = self.network.act(self.network.bn1(self.network.conv1(image)))
+        if not self.network.no_max_pool:
+            value = self.network.maxpool(value)
+        maps = []
+        for stage in (self.network.layer1, self.network.layer2, self.network.layer3, self.network.layer4):
+            maps.append(value := stage(value))
+        return maps
+
+
+class VolumeUNet(nn.Module):
+    """MONAI's FlexibleUNet decoder on the 3D ResNet, with a convolution at full resolution."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        width = [16, 32, 64, 128, 256]  # of the decoder, from fine to coarse
+        self.stages = Stages(3)
+        self.fine = Convolution(3, 1, width[0], norm="batch", act="relu")
+        self.decoder = UNetDecoder(
+            spatial_dims=3,
+            encoder_channels=[1, width[0], *WIDTHS],
+            decoder_channels=[*width[:-1][::-1], width[0]],
+            act="relu",
+            norm="batch",
+            dropout=0.0,
+            bias=False,
+            upsample="nontrainable",
+            pre_conv="default",
+            interp_mode="nearest",
+            align_corners=None,
+            is_pad=False,
+        )
+        del self.decoder.blocks[-1]  # an up-sampling beyond the image's size
+        self.head = SegmentationHead(3, width[0], num_classes)
+        self.to(memory_format=torch.channels_last_3d)  # faster, for the workflow too
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``[B, 1, *spatial]``, sides divisible by 16, to logits ``[B, K, *spatial]``."""
+        maps = [self.fine(image), *self.stages(image)]
+        return self.head(self.decoder(maps, skip_connect=len(maps) - 1))
+
+
+class Pyramid(nn.Module):
+    """MONAI's feature pyramid on the 2D ResNet; a list of maps for MONAI, named ones for torchvision."""
+
+    spatial_dims = 2
+    out_channels = PYRAMID
+
+    def __init__(self, named: bool = False) -> None:
+        super().__init__()
+        self.named = named
+        self.stages = Stages(2)
+        self.pyramid = FeaturePyramidNetwork(2, WIDTHS, PYRAMID)
+
+    def forward(self, image: Tensor) -> Any:
+        """``[B, 1, H, W]`` to four maps from fine to coarse."""
+        maps = self.pyramid(OrderedDict((str(level), each) for level, each in enumerate(self.stages(image))))
+        return maps if self.named else list(maps.values())
+
+
+def retinanet(num_classes: int, anchors: Mapping[str, Sequence[Any]]) -> RetinaNetDetector:
+    """MONAI's RetinaNet with the settings of `bundle/configs/detectors/retinanet.yaml`."""
+    network = RetinaNet(2, num_classes, len(anchors["base_shapes"]), Pyramid(), size_divisible=32)
+    generator = AnchorGeneratorWithAnchorShape(anchors["scales"], anchors["base_shapes"])
+    detector = RetinaNetDetector(network, generator)
+    detector.set_box_regression_loss(BoxGIoULoss(reduction="mean"), encode_gt=False, decode_pred=True)
+    detector.set_atss_matcher(4, center_in_gt=False)
+    detector.set_hard_negative_sampler(64, 0.3, pool_size=20)
+    detector.set_box_selector_parameters(0.02, 100, 0.3, 50)
+    return detector
+
+
+def mask_rcnn(num_classes: int, anchors: Mapping[str, Sequence[Any]], size: int) -> nn.Module:
+    """torchvision's Mask R-CNN with the settings of `bundle/configs/detectors/mask_rcnn.yaml`."""
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
+    from torchvision.ops import MultiScaleRoIAlign
+
+    def pooling(side: int) -> nn.Module:
+        return MultiScaleRoIAlign(list("0123"), side, sampling_ratio=2, canonical_scale=112, canonical_level=3)
+
+    shapes, scales = anchors["base_shapes"], anchors["scales"]
+    generator = AnchorGenerator((tuple(range(1, len(shapes) + 1)),) * len(scales), ((1.0,),) * len(scales))
+    half = torch.tensor(shapes, dtype=torch.float32) / 2
+    generator.cell_anchors = [float(scale) * torch.cat([-half, half], dim=1) for scale in scales]
+    return MaskRCNN(
+        Pyramid(named=True),
+        box_roi_pool=pooling(7),
+        box_head=TwoMLPHead(PYRAMID * 49, 128),
+        box_predictor=FastRCNNPredictor(128, num_classes + 1),
+        mask_roi_pool=pooling(14),
+        mask_head=MaskRCNNHeads(PYRAMID, [32, 32], 1),
+        mask_predictor=MaskRCNNPredictor(32, 32, num_classes + 1),
+        rpn_anchor_generator=generator,
+        rpn_batch_size_per_image=64,
+        rpn_fg_iou_thresh=0.5,
+        rpn_bg_iou_thresh=0.3,
+        rpn_pre_nms_top_n_train=200,
+        rpn_pre_nms_top_n_test=200,
+        rpn_post_nms_top_n_train=32,
+        rpn_post_nms_top_n_test=32,
+        box_batch_size_per_image=16,
+        box_positive_fraction=0.5,
+        box_score_thresh=0.01,
+        box_nms_thresh=0.3,
+        box_detections_per_img=10,
+        min_size=size,
+        max_size=size,
+        image_mean=[0.0],
+        image_std=[1.0],
+    )
