@@ -61,6 +61,6 @@ def predict(detector: Any, scans: Sequence[Picture], size: int) -> list[dict[str
         for scan, found in zip(batch, detector(images(batch)), strict=True):
             boxes = scan.file_boxes(found["boxes"])
             for box, label, score in zip(boxes, found["labels"], found["labels_scores"], strict=True):
-                category = int(label) + 1
-                results.append({"image_id": scan.number, "category_id": category, "bbox": box.tolist(), "score": float(score)})
+                facts = {"image_id": scan.number, "category_id": int(label) + 1, "score": float(score)}
+                results.append({**facts, "bbox": box.tolist()})
     return results
