@@ -180,3 +180,18 @@ def test_errors_come_before_any_work(detect, scans: Path, tmp_path: Path, raises
         with raises_cause(message):
             detect(dataset_dir=str(scans), **overrides)
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_masks(detect) -> None:
+    """The other detector, in the same config, on the shipped phantoms (96 pictures with outlines)."""
+    out = detect(
+        dataset_dir="phantom:brain_mri_2d",
+        detector="mask_rcnn",
+        detector_options="{pyramid_channels: 8, box_width: 16, mask_widths: [8]}",
+        train_scans=8,
+        max_epochs=1,
+    )
+    metrics = read(out / "metrics.json")
+    assert metrics["task"] == "instances"
+    assert metrics["num_scans"]["train"] == 8
+    assert set(metrics["test"]) >= {"boxes", "masks"}
