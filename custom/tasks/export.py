@@ -27,6 +27,14 @@ from custom.workflows.trained import TrainedModel
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx"}
+_NO_SCANS = {
+    "_target_": "datasets.Datalist",
+    "root": "",
+    "layout": "none",
+    "items": [],
+    "classes": [],
+    "spatial_dims": "@spatial_dims",
+}
 Run = Callable[[Tensor], list[Tensor]]
 
 
@@ -143,6 +151,7 @@ class ModelExport:
     def _network(self) -> nn.Module:
         parser = ConfigParser(ConfigParser.load_config_file(str(self.trained.config)))
         parser.update(copy.deepcopy(self.trained.settings))
+        parser["datalist"] = _NO_SCANS  # the network is rebuilt from its record: nothing is read, nothing must be there
         network: nn.Module = parser.get_parsed_content("network_def")
         network.load_state_dict(torch.load(self.model, map_location="cpu", weights_only=True))
         return network

@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.bundle import make_workflow
 from custom.components import load_component
 from custom.tasks.classification.classifier import Classifier
 from custom.tasks.detection.retinanet import RetinaDetector
 from custom.tasks.export import export_model
 from custom.tasks.instances.mask_rcnn import MaskDetector
+from custom.tasks.record import write_record
 from custom.tasks.segmentation.networks import PyramidSegmenter, UNetSegmenter
 
 ANCHORS = {"base_shapes": [[8, 8], [16, 12]], "scales": [1, 2, 4, 8]}
@@ -67,7 +70,7 @@ def test_torchscript_runs_without_the_project(name, tmp_path):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["classifier", "pyramid"])
+@pytest.mark.parametrize("name", ["pyramid"])
 @torch.no_grad()
 def test_onnx_runs_without_torch(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -125,3 +128,49 @@ def test_unknown_formats_and_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", nn)
     with pytest.raises(ImportError, match="pip install onnxruntime"):
         export_model(classifier(), example("unet"), tmp_path / "model.onnx", "onnx")
+
+
+def spec():
+    return load_component("bundle/configs/encoders", "resnet18_narrow", spatial_dims=2, in_channels=1).as_dict()
+
+
+COMMON = {"spatial_dims": 2, "channels": 1, "image_size": [64, 32], "dataset_dir": "/gone", "crop_to_body": True}
+TRAINED = {
+    "train": {"classes": {"1": "lesion", "2": "body"}, "segmenter": "flexible_unet", "segmenter_options": {}},
+    "classify": {"classes": ["a", "b", "c"]},
+    "detect": {
+        "classes": ["a", "b"],
+        "anchors": ANCHORS,
+        "detector": "retinanet",
+        "detector_options": {"pyramid_channels": 16},
+    },
+}
+
+
+def trained(config):
+    if config == "train":
+        return UNetSegmenter(encoder(), 3)
+    return classifier() if config == "classify" else retina()
+
+
+@pytest.mark.parametrize("config", TRAINED)
+@torch.no_grad()
+def test_the_command_rebuilds_a_trained_model_without_its_data(config, tmp_path):
+    network = trained(config).eval()
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    settings = {**COMMON, **TRAINED[config], "recorded_encoder": spec()}
+    write_record(
+        tmp_path / "model.pt", {"task": "any", "config": config, "settings": settings, "decisions": {"threshold": 0.4}}
+    )
+    make_workflow("export", model=str(tmp_path / "model.pt")).run()
+    image = torch.rand(1, 1, 64, 32)
+    found = torch.jit.load(tmp_path / "model.ts")(image)
+    if config == "detect":
+        found, wanted = found[0], next(iter(network.detector.network(image).values()))[0]
+    else:
+        wanted = network(image)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    record = json.loads((tmp_path / "model.ts.json").read_text())
+    assert record["image_size"] == [64, 32]
+    assert record["model"]["decisions"] == {"threshold": 0.4}
+    assert record["inputs"] == ["image"]
