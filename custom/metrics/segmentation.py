@@ -156,13 +156,13 @@ def _class_figures(
     if not found.any() or not true.any():
         return [0.0, 0.0, np.nan, 0.0]
     box = _bounding_box(found | true)
-    pair = [torch.from_numpy(np.ascontiguousarray(part[box]))[None, None] for part in (found, true)]
+    one, two = (torch.from_numpy(np.ascontiguousarray(part[box]))[None, None] for part in (found, true))
     sizes = [float(size) for size in spacing]
     figures = (
-        compute_dice(*pair, include_background=True),
-        compute_iou(*pair, include_background=True),
-        compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=sizes),
-        compute_surface_dice(*pair, class_thresholds=[float(tolerance)], include_background=True, spacing=sizes),
+        compute_dice(one, two, include_background=True),
+        compute_iou(one, two, include_background=True),
+        compute_hausdorff_distance(one, two, include_background=True, percentile=95, spacing=sizes),
+        compute_surface_dice(one, two, [float(tolerance)], include_background=True, spacing=sizes),
     )
     return [float(figure.item()) for figure in figures]
 

@@ -129,8 +129,12 @@ def test_means_are_over_scans_then_classes_and_intervals_over_patients() -> None
 
 @pytest.mark.parametrize(
     ("shapes", "spacing", "tolerance"),
-    [(((4, 4), (4, 5)), (1, 1), 1), (((4, 4), (4, 4)), (1, 1, 1), 1), (((4, 4), (4, 4)), (1, 0), 1)]
-    + [(((4, 4), (4, 4)), (1, 1), -1)],
+    [
+        (((4, 4), (4, 5)), (1, 1), 1),
+        (((4, 4), (4, 4)), (1, 1, 1), 1),
+        (((4, 4), (4, 4)), (1, 0), 1),
+        (((4, 4), (4, 4)), (1, 1), -1),
+    ],
 )
 def test_what_does_not_fit_is_refused(shapes: tuple, spacing: tuple, tolerance: float) -> None:
     with pytest.raises(ValueError, match="must"):

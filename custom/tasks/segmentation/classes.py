@@ -95,7 +95,8 @@ def label_classes(
     """Return the classes that the user named, or those of the training label maps.
 
     Args:
-        classes: codes (3, ">=2") and names; codes with the same name are one class. None: every code found in the training label maps is a class, named by the Decathlon's
+        classes: codes (3, ">=2") and names; codes with the same name are one class. None: every code found in the
+            training label maps is a class, named by the Decathlon's
             ``dataset.json`` (its "labels") where there is one.
         items: training scans with ``label``, the path of a label map; read only if the user named no classes.
         spatial_dims: 2 or 3.

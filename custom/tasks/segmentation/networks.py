@@ -54,7 +54,7 @@ class UNetSegmenter(nn.Module):
             spatial_dims=dims,
             encoder_channels=[encoder.in_channels, *maps],
             decoder_channels=[*width[:-1][::-1], width[0]],
-            act="relu",
+            act=("leakyrelu", {"negative_slope": 0.1}),  # narrow decoders lose classes to units that died
             norm="batch",
             dropout=dropout,
             bias=False,

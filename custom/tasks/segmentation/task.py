@@ -136,7 +136,7 @@ class Segmentation:
             yield from zip(logits.float().softmax(dim=1), decollate_batch(images), strict=True)
 
     def _case(self, item: Mapping[str, Any], probabilities: Tensor, image: MetaTensor) -> SegmentationCase:
-        scan = self.load(dict(item))
+        scan: dict[Any, Any] = self.load({key: item[key] for key in item})
         grid = ScanGrid.of(scan["image"])
         prediction = grid.from_network(probabilities, image).argmax(dim=0).to(torch.uint8).cpu().numpy()
         truth = self.classes.encode(scan["label"].as_tensor())[0].numpy() if "label" in item else None
@@ -166,8 +166,7 @@ class Segmentation:
         measured = [case for case in cases if case.figures is not None]
         if not measured:
             return {"num_scans": 0}
-        groups = None if self.groups is None else [self.groups[case.scan_id] for case in measured]
-        settings: dict[str, Any] = {"groups": groups, "resamples": self.resamples, "seed": self.seed}
+        settings: dict[str, Any] = {"groups": self._groups_of(measured), "resamples": self.resamples, "seed": self.seed}
         figures = [case.figures for case in measured if case.figures is not None]
         report = segmentation_report(figures, self.classes.names, **settings)
         report |= {"nsd_tolerance": self.tolerance, "distance_unit": _distance_unit(measured)}
@@ -176,6 +175,11 @@ class Segmentation:
             pairs = [case.pairs for case in measured if case.pairs is not None]
             report["components"] = panoptic_report(pairs, self.classes.names, **settings)
         return report
+
+    def _groups_of(self, cases: Sequence[SegmentationCase]) -> list[Any] | None:
+        """Patients of cases; None unless all are known."""
+        known = self.groups or {}
+        return [known[case.scan_id] for case in cases] if all(case.scan_id in known for case in cases) else None
 
     def scores(self, cases: Sequence[SegmentationCase], decisions: Mapping[str, Any]) -> dict[str, float]:
         """Mean Dice of each scan, where a class is there or was predicted."""
