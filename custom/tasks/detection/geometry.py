@@ -28,16 +28,23 @@ def corners_of(boxes: ArrayLike) -> Floats:
     return np.where(choice[None].astype(bool), values[:, None, dims:], values[:, None, :dims])
 
 
-def map_boxes(boxes: ArrayLike, matrix: ArrayLike) -> Floats:
-    """Return boxes ``[N, 2 * d]`` on another grid: the upright hull of their mapped corners.
+def map_boxes(boxes: ArrayLike, matrix: ArrayLike, rounded: bool = False) -> Floats:
+    """Return boxes ``[N, 2 * d]`` on another grid: the upright hull of what they hold.
 
     Args:
         boxes: on the first grid.
         matrix: ``[d + 1, d + 1]``, voxel indices of the first grid to those of the second.
+        rounded: what they hold is an ellipse (ellipsoid) that touches their sides, not all of the box: tighter where
+            grids are turned against each other, the same where they are not (Kalra et al., "Towards Rotation Invariance
+            in Object Detection", ICCV 2021).
     """
-    full = np.asarray(matrix, dtype=np.float64)
-    points = (corners_of(boxes) - 0.5) @ full[:-1, :-1].T + full[:-1, -1] + 0.5
-    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+    full, values = np.asarray(matrix, dtype=np.float64), np.asarray(boxes, dtype=np.float64)
+    dims = len(full) - 1
+    turn, low, high = full[:dims, :dims], values[:, :dims], values[:, dims:]
+    centre = ((low + high) / 2 - 0.5) @ turn.T + full[:dims, dims] + 0.5
+    half = (high - low) / 2
+    reach = np.sqrt(half**2 @ (turn**2).T) if rounded else half @ np.abs(turn).T
+    return np.concatenate([centre - reach, centre + reach], axis=1)
 
 
 def clip_boxes(boxes: ArrayLike, size: Sequence[int], min_share: float = 0.0) -> tuple[Floats, NDArray[np.int64]]:

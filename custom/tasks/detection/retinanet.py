@@ -68,7 +68,7 @@ class RetinaDetector(nn.Module):
         levels: see :class:`FeaturePyramid`.
         pyramid_channels: width of pyramid and heads, a multiple of 8.
         extra_level: see :class:`FeaturePyramid`.
-        box_loss: "smooth_l1" (of the encoded differences) or "giou" (of the decoded boxes).
+        box_loss: "giou" (of the decoded boxes) or "smooth_l1" (of the encoded differences).
         box_weight: factor of the box loss beside the classification loss.
         candidates: positions a level that ATSS looks at for each box.
         samples: anchors a scan in the classification loss, at most.
@@ -100,7 +100,7 @@ class RetinaDetector(nn.Module):
         levels: Sequence[int] | None = None,
         pyramid_channels: int = 64,
         extra_level: bool = False,
-        box_loss: str = "smooth_l1",
+        box_loss: str = "giou",
         box_weight: float = 1.0,
         candidates: int = 4,
         samples: int = 64,

@@ -117,12 +117,19 @@ class GridBoxesd(MapTransform):
     Args:
         keys: of the image, one; it must still carry its metadata.
         min_share: a box is cut at the image's border, and dropped if less than this share of it is left.
+        rounded: see :func:`custom.tasks.detection.geometry.map_boxes`; for images that are turned to learn from.
         allow_missing_keys: whether data without the image are passed on.
     """
 
-    def __init__(self, keys: KeysCollection = "image", min_share: float = 0.25, allow_missing_keys: bool = False):
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        min_share: float = 0.25,
+        rounded: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.min_share = float(min_share)
+        self.min_share, self.rounded = float(min_share), bool(rounded)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with boxes on the image's grid."""
@@ -133,7 +140,7 @@ class GridBoxesd(MapTransform):
             result["to_grid"] = torch.as_tensor(matrix)
             if "scan_boxes" not in result:
                 continue
-            boxes = map_boxes(np.asarray(result["scan_boxes"]), matrix)
+            boxes = map_boxes(np.asarray(result["scan_boxes"]), matrix, self.rounded)
             boxes, kept = clip_boxes(boxes, image.shape[1:], self.min_share)
             index = torch.as_tensor(kept, dtype=torch.int64)
             result["boxes"] = torch.as_tensor(boxes, dtype=torch.float32)

@@ -50,6 +50,21 @@ def test_a_turned_box_becomes_its_hull() -> None:
     assert box == pytest.approx([0.5 - np.sqrt(2), 0.5, 0.5 + np.sqrt(2), 0.5 + 2 * np.sqrt(2)])
 
 
+def test_a_turned_ellipse_is_tighter_than_its_box() -> None:
+    """A disc has the same hull however it is turned; without a turn, the hulls of ellipse and box are the same."""
+    turn = np.eye(3)
+    turn[:2, :2] = [[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]]
+    middle = map_boxes([[2, 2, 8, 8]], turn, rounded=True)[0]
+    assert middle[2:] - middle[:2] == pytest.approx([6, 6])
+    scaled = np.array([[-2.0, 0, 9], [0, 0.5, 1], [0, 0, 1]])
+    assert map_boxes([[1, 2, 4, 8]], scaled, rounded=True) == pytest.approx(map_boxes([[1, 2, 4, 8]], scaled))
+    angle = np.linspace(0, 7, 5000)
+    outline = np.stack([4.5 + 4 * np.cos(angle), 1.5 + np.sin(angle)])
+    drawn = turn[:2, :2] @ outline + 0.5
+    expected = [*drawn.min(axis=1), *drawn.max(axis=1)]
+    assert map_boxes([[1, 1, 9, 3]], turn, rounded=True)[0] == pytest.approx(expected, abs=1e-4)
+
+
 def test_boxes_at_the_border() -> None:
     boxes = [[-5, -5, 0, 4], [-2, 0, 2, 4], [8, 8, 12, 16], [9.5, 9.5, 20, 20], [3, 3, 3, 5], [10, 0, 12, 2]]
     clipped, kept = clip_boxes(boxes, (10, 10))

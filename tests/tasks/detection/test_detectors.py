@@ -243,7 +243,7 @@ def test_four_scans_are_learnt_by_heart(build, dims: int) -> None:
         targets.append(target([[*map(float, start), *map(float, stop)]], [index % 2], dims))
     anchors = {"base_shapes": [[10.0] * dims, [10.0, 6, 10][:dims]], "scales": [1.0]}
     level = 0 if dims == 2 else 1  # of stride 4
-    network = RetinaDetector(build(dims), 2, anchors, levels=[level], pyramid_channels=16)
+    network = RetinaDetector(build(dims), 2, anchors, levels=[level], pyramid_channels=16, box_loss="smooth_l1")
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3 if dims == 2 else 5e-3)
     for _ in range(70):
         optimizer.zero_grad()
