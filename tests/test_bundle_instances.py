@@ -20,7 +20,6 @@ pytest.importorskip("torchvision")
 
 WIDTH, HEIGHT = 48, 40
 COUNTS = {"train": 10, "val": 4, "test": 5}
-INSTANCES = {"task#_target_": "custom.tasks.instances.InstanceTask"}
 
 
 def _draw(generator: np.random.Generator, count: int) -> tuple[np.ndarray, list[dict]]:
@@ -79,7 +78,6 @@ def trained(scans: Path, configs: Path, tmp_path_factory: pytest.TempPathFactory
             learning_rate=0.003,
             resamples=10,
             device=torch.device("cpu"),
-            **INSTANCES,
         )
         workflow.initialize()
         workflow.run()
@@ -122,7 +120,7 @@ def test_a_trained_model_on_other_scans(
 ) -> None:
     """Measured again it has the same figures; scans of which nothing is known get the same predictions."""
     monkeypatch.chdir(configs.parents[1])
-    shared = {"model": trained / "model.pt", "configs": configs, "options": INSTANCES}
+    shared = {"model": trained / "model.pt", "configs": configs}
     TrainedModel(**shared, changes={"output_dir": str(tmp_path / "again"), "device": "cpu"}).run("evaluate")
     first = json.loads((trained / "metrics.json").read_text())["test"]
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())["test"]
