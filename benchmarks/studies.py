@@ -107,7 +107,10 @@ def task_options(study: Mapping[str, Any], name: str, task: str) -> dict[str, An
 def figure(report: Mapping[str, Any], where: str | Sequence[Any]) -> float | None:
     """Return a figure of a report by its path, "per_class.glioma.ap50"; a factor may stand beside it, see `cell`."""
     value: Any = report
-    for key in (where if isinstance(where, str) else where[0]).split("."):
+    path = where if isinstance(where, str) else where[0]
+    for key in path.split("."):
+        if key not in value:
+            raise ValueError(f"A report has no figure {path!r}; it has {', '.join(value)}. Is it of another version?")
         value = value[key]
     return None if value is None else float(value)
 
