@@ -94,7 +94,8 @@ def scan_figures(
         pair = found == index + 1, true == index + 1
         volumes[:, index] = [part.sum() * voxel for part in pair]
         overlap[:, index] = _class_figures(*pair, spacing, tolerance)
-    return ScanFigures(*overlap, true_volume=volumes[1], predicted_volume=volumes[0])
+    dice, iou, hd95, nsd = overlap
+    return ScanFigures(dice, iou, hd95, nsd, true_volume=volumes[1], predicted_volume=volumes[0])
 
 
 def segmentation_report(

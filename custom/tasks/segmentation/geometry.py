@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SpatialResample
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from datasets.formats import PICTURE, format_by_name
@@ -104,6 +105,6 @@ def resampled(values: Tensor, matrix: np.ndarray, shape: Sequence[int], mode: st
     """
     dims = values.ndim - 1
     source = MetaTensor(values.float(), affine=torch.eye(dims + 1, dtype=torch.float64))
-    move = SpatialResample(mode=mode, padding_mode="zeros", align_corners=False, dtype=torch.float32)
+    move = SpatialResample(mode=mode, padding_mode="zeros", align_corners=False, dtype=np.float32)
     moved = move(source, dst_affine=torch.as_tensor(matrix), spatial_size=tuple(shape))
-    return moved.as_tensor().float()
+    return convert_to_tensor(moved, dtype=torch.float32, track_meta=False)
