@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from monai.data import MetaTensor
 
@@ -27,6 +29,26 @@ def stored_to_memory(image: MetaTensor) -> np.ndarray:
     world, stored = slice_axes(int(image.meta["across"])), slice_axes(stored_across)
     plane = [0, 1, 3]
     return np.linalg.solve(affine, original[world][:, stored])[plane][:, plane]
+
+
+def boxes_in_memory(boxes: Sequence[Sequence[float]], image: MetaTensor) -> list[list[float]]:
+    """Return boxes of a picture's or slice's file where they are in memory.
+
+    Args:
+        boxes: ``[x, y, width, height]`` each, voxel edges of the file.
+        image: the scan ``[C, X, Y]`` of `LoadScand`, or what MONAI's transforms made of it.
+
+    Returns:
+        The smallest upright boxes around them, ``[x, y, width, height]`` each.
+    """
+    matrix = stored_to_memory(image)
+    moved = []
+    for x, y, width, height in boxes:
+        corners = np.array([[x, x + width, x, x + width], [y, y, y + height, y + height]]) - 0.5
+        points = matrix[:2, :2] @ corners + matrix[:2, 2:] + 0.5
+        low, high = points.min(axis=1), points.max(axis=1)
+        moved.append([*low.tolist(), *(high - low).tolist()])
+    return moved
 
 
 def slice_axes(across: int) -> list[int]:

@@ -73,6 +73,10 @@ class ScanDataset(CacheDataset):
             self._cache = [results[index] for index in good]
             self.cache_num = len(good)
 
+    def prepared(self) -> list[Any]:
+        """Return the scans behind the deterministic transforms, before the first random one; not to be changed."""
+        return list(self._cache) or [self._load_cache_item(index) for index in range(len(self.data))]
+
     def _load_cache_item(self, idx: int) -> Any:
         try:
             return super()._load_cache_item(idx)

@@ -83,6 +83,7 @@ class Encoder(nn.Module):
     Attributes:
         channels: channels of each feature map.
         strides: down-sampling factor of each feature map.
+        graph: the traced forward pass up to the feature maps.
 
     Raises:
         ValueError: if a feature or the execution is unknown, or the maps do not get coarser by one factor for all axes.
@@ -103,8 +104,8 @@ class Encoder(nn.Module):
         self.network = network.to(memory_format=_CHANNELS_LAST[spatial_dims])
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
-        self._graph = trace_features(network, features)
-        self._used = used_modules(self._graph)
+        self.graph = trace_features(network, features)
+        self._used = used_modules(self.graph)
         self._has_depthwise = any(_is_depthwise(network.get_submodule(name)) for name in self._used)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(self._is_used(name))
@@ -133,9 +134,9 @@ class Encoder(nn.Module):
         """
         self._check_channels(image)
         if visibility is None:
-            return list(run_dense(self._graph, self.network, image))
+            return list(run_dense(self.graph, self.network, image))
         run = run_packed if self._is_packed(image.device) else run_masked_dense
-        return list(run(self._graph, self.network, image, visibility))
+        return list(run(self.graph, self.network, image, visibility))
 
     def _is_packed(self, device: torch.device) -> bool:
         is_faster = device.type == "cpu" and not self._has_depthwise
@@ -160,7 +161,7 @@ class Encoder(nn.Module):
         training = {module: module.training for module in self.network.modules()}
         reference = next(self.network.parameters())
         image = torch.zeros((1, self.in_channels) + (PROBE_SIZE,) * self.spatial_dims).to(reference)
-        maps = run_dense(self._graph, self.network.eval(), image)
+        maps = run_dense(self.graph, self.network.eval(), image)
         for module, mode in training.items():
             module.training = mode
         strides = [_stride(name, value) for name, value in zip(features, maps, strict=True)]

@@ -16,6 +16,7 @@ from custom.keys import MIMKeys
 from custom.localizers.operators.finder import search_area, to_grid
 from custom.localizers.operators.grid import resized
 from custom.synthesis.lesion import LesionStatistics, add_lesion
+from datasets.geometry import boxes_in_memory
 
 AREA, ANNOTATION, ANNOTATED, LABEL = "area", "annotation", "annotated", "label"
 LEAST_SHARE = 0.3  # of a grid voxel that must be annotated: small lesions survive the shrinking
@@ -32,8 +33,8 @@ class AnnotationTargetd(MapTransform):
         mask_values: values of the label map ``mask`` that are lesion; None: all but 0.
 
     Adds ``annotation``, float32 ``[1, *image_size]`` of 0 and 1, and ``annotated``, float32 ``[1]``: 1 if the entry has
-    a ``mask`` ``[1, *spatial]`` or ``boxes`` (``[x, y, width, height]``, in each of which the ellipse counts), which
-    are taken away.
+    a ``mask`` ``[1, *spatial]`` or ``boxes`` (``[x, y, width, height]`` in voxels of the file; in each the ellipse
+    counts), which are taken away.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class AnnotationTargetd(MapTransform):
         if mask is not None:
             target = self._chosen(np.asarray(mask)[0])
         elif boxes:
-            target = in_ellipses(boxes, shape)
+            target = in_ellipses(boxes_in_memory(boxes, result[self.keys[0]]), shape)
         grid = resized(target, self.image_size) >= LEAST_SHARE if target.any() else np.zeros(self.image_size)
         result[ANNOTATION] = torch.from_numpy(grid.astype(np.float32))[None]
         result[ANNOTATED] = torch.tensor([float(mask is not None or boxes is not None)])

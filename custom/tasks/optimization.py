@@ -41,7 +41,7 @@ class Stage:
 
 def encoder_stages(encoder: Encoder) -> list[Stage]:
     """Return the stages that have parameters, from the image on; they share no layer, and together are the encoder."""
-    maps = _feature_nodes(encoder._graph)
+    maps = _feature_nodes(encoder.graph)
     scopes = _feature_scopes(maps)
     layers: dict[str, list[nn.Module]] = {name: [] for name in ("stem", *scopes)}
     placed: set[nn.Module] = set()

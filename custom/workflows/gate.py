@@ -26,6 +26,7 @@ from custom.prompts.phrasings import Phrasing
 from custom.visual.gate_figure import gate_figure
 from custom.workflows.gate_setup import Scan
 from datasets.errors import ScanError
+from datasets.geometry import boxes_in_memory
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +272,7 @@ class GateRun:
             mask = _as_array(scan["mask"])[0]
             truth = self.target(mask) if self.target is not None else mask > 0
         elif scan.get("boxes"):
-            truth = in_boxes(scan["boxes"], target.shape)
+            truth = in_boxes(boxes_in_memory(scan["boxes"], scan["image"]), target.shape)
         else:
             return None
         return compare_with_truth(target, truth, self.threshold or 0.5) if truth.any() else None

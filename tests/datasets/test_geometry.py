@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 from monai.transforms import CenterSpatialCropd, Compose, Resized
 
 from datasets import LoadScand, load_datalist
-from datasets.geometry import stored_to_memory
+from datasets.geometry import boxes_in_memory, stored_to_memory
 
 FLIPPED = np.diag([-2.0, -3.0, 1.5, 1.0])
 TURNED = np.array([[0, 2.0, 0, 5], [-1.0, 0, 0, 7], [0, 0, -1.5, 3], [0, 0, 0, 1]])
@@ -85,3 +86,15 @@ def test_a_real_slice_keeps_its_box(make, tmp_path):
         inside = np.zeros(image.shape[1:], bool)
         inside[first[0] : last[0], first[1] : last[1]] = True
         assert np.array_equal(inside, image[0].numpy() > 0), item["scan_id"]
+
+
+def test_boxes_follow_a_slice_that_is_turned(tmp_path):
+    """A slice stored with both axes reversed: the box lies at the other corner in memory."""
+    image = np.zeros((10, 8, 1), dtype=np.float32)
+    image[1:3, 2:7] = 1
+    path = tmp_path / "slice.nii.gz"
+    nib.save(nib.Nifti1Image(image, np.diag([1.0, 1.0, 5.0, 1.0])), path)
+    scan = LoadScand("image", spatial_dims=2)({"image": str(path)})["image"]
+    (x, y, width, height) = (round(value) for value in boxes_in_memory([[1, 2, 2, 5]], scan)[0])
+    assert scan[0].sum() == scan[0, x : x + width, y : y + height].sum() == width * height
+    assert (x, y) != (1, 2)

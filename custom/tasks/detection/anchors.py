@@ -85,9 +85,8 @@ def size_limits(dataset: ScanDataset) -> dict[str, list[float]]:
 
 
 def _joined(dataset: ScanDataset, key: str) -> Floats:
-    # The cached part of the transforms; the random part would give other boxes every time.
-    items = dataset._cache or [dataset._load_cache_item(index) for index in range(len(dataset))]
-    return np.concatenate([np.asarray(item[key], dtype=np.float64) for item in items])
+    # Behind the random transforms, boxes would be other ones every time.
+    return np.concatenate([np.asarray(item[key], dtype=np.float64) for item in dataset.prepared()])
 
 
 def _cluster(sides: Floats, scales: Floats, count: int, usual: float, seed: int) -> Floats:

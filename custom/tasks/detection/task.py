@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,8 +73,16 @@ class DetectionTask:
             images = [plain_image(item, self.device) for item in batch]
             with torch.autocast(torch.device(self.device).type, enabled=self.amp):
                 outputs = network(images)
-            cases += [box_case(item, output) for item, output in zip(batch, outputs, strict=True)]
+            cases += [self.case(item, output) for item, output in zip(batch, outputs, strict=True)]
         return cases
+
+    def case(self, item: Mapping[str, Any], output: Mapping[str, Tensor]) -> BoxCase:
+        """Return what is known of one scan, see :func:`box_case`."""
+        return box_case(item, output)
+
+    def overlaps(self, case: BoxCase) -> NDArray[np.float64]:
+        """Return the overlaps ``[M, N]`` of predicted with true objects."""
+        return box_iou(case.boxes, case.truth()["boxes"])
 
     def calibrate(self, cases: Sequence[BoxCase]) -> dict[str, Any]:
         """Choose for each class the score at which its F1 at an intersection over union of 0.5 is highest."""
@@ -95,7 +103,7 @@ class DetectionTask:
         return figures
 
     def scores(self, cases: Sequence[BoxCase], decisions: Mapping[str, Any]) -> dict[str, float]:
-        """Return for each scan with objects or detections twice the overlaps of matched pairs over all boxes.
+        """Return for each scan with objects or detections twice the overlaps of matched pairs over all objects.
 
         F1 in which a match counts as much as it overlaps; pairs are of one class and of any overlap, best first.
         """
@@ -104,7 +112,7 @@ class DetectionTask:
             kept = self._kept(case, decisions)
             count = len(case.truth()["labels"]) + len(kept.labels)
             if count:
-                found[case.scan_id] = 2 * _matched_overlap(kept) / count
+                found[case.scan_id] = 2 * self._matched_overlap(kept) / count
         return found
 
     def save(self, cases: Sequence[BoxCase], decisions: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -114,8 +122,7 @@ class DetectionTask:
     def draw(self, case: BoxCase, decisions: Mapping[str, Any], axes: Axes) -> None:
         """Draw the scan as `datasets.LoadScand` turns it, its true boxes and those above the thresholds."""
         kept = self._kept(case, decisions)
-        load = LoadScand("image", spatial_dims=len(case.size), channels=1, frame=self.frame)
-        image: MetaTensor = load({"image": case.image, "series_uid": case.series_uid})["image"]
+        image = self._image(case)
         matrix = stored_to_memory(image)
         truth = None if kept.true_boxes is None else map_boxes(kept.true_boxes, matrix)
         words = [f"{self.classes[label]} {score:.2f}" for label, score in zip(kept.labels, kept.scores, strict=True)]
@@ -124,10 +131,10 @@ class DetectionTask:
 
     def summary(self, report: Mapping[str, Any]) -> str:
         """Say the figures that matter most."""
-        words = [f"{name.upper()} {_said(report[name])}" for name in ("ap50", "ap75", "ap")]
+        words = [f"{name.upper()} {said(report[name])}" for name in ("ap50", "ap75", "ap")]
         at = report["at_threshold"]
-        words.append(f"precision {_said(at['precision'])}, recall {_said(at['recall'])} at the thresholds")
-        words.append(f"FROC {_said(report['froc']['mean_sensitivity'])}")
+        words.append(f"precision {said(at['precision'])}, recall {said(at['recall'])} at the thresholds")
+        words.append(f"FROC {said(report['froc']['mean_sensitivity'])}")
         return ", ".join(words)
 
     def _matches(self, cases: Sequence[BoxCase]) -> Matches:
@@ -137,6 +144,23 @@ class DetectionTask:
         figures = self._matches([self._kept(case, decisions) for case in cases]).at(0.0)
         figures.pop("score_threshold")
         return figures
+
+    def _matched_overlap(self, case: BoxCase) -> float:
+        """Sum of the overlaps of pairs of one class, best score first; an object is matched once."""
+        labels = case.truth()["labels"]
+        if not len(labels) or not len(case.labels):
+            return 0.0
+        overlap = self.overlaps(case) * np.equal.outer(case.labels, labels)
+        total = 0.0
+        for index in np.argsort(-case.scores, kind="stable"):
+            best = int(overlap[index].argmax())
+            total += float(overlap[index, best])
+            overlap[:, best] *= overlap[index, best] == 0
+        return total
+
+    def _image(self, case: BoxCase) -> MetaTensor:
+        load = LoadScand("image", spatial_dims=len(case.size), frame=self.frame)
+        return cast(MetaTensor, load({"image": case.image, "series_uid": case.series_uid})["image"])
 
     def _kept(self, case: BoxCase, decisions: Mapping[str, Any]) -> BoxCase:
         thresholds = np.array([decisions["score_thresholds"][name] for name in self.classes])
@@ -180,18 +204,6 @@ def _of_class(matches: Matches, label: int) -> Matches:
     return Matches(matches.scan[own], matches.label[own], matches.score[own], matches.hit[own], objects)
 
 
-def _matched_overlap(case: BoxCase) -> float:
-    truth = case.truth()
-    if not len(truth["labels"]) or not len(case.labels):
-        return 0.0
-    overlap = box_iou(case.boxes, truth["boxes"]) * np.equal.outer(case.labels, truth["labels"])
-    total = 0.0
-    for index in np.argsort(-case.scores, kind="stable"):
-        best = int(overlap[index].argmax())
-        total += float(overlap[index, best])
-        overlap[:, best] *= overlap[index, best] == 0  # an object is matched once
-    return total
-
-
-def _said(value: float | None) -> str:
+def said(value: float | None) -> str:
+    """Write a figure for the log."""
     return "undefined" if value is None else f"{value:.3f}"

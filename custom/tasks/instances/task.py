@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,19 +12,17 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from monai.data import MetaTensor
-from torch import Tensor, nn
-from tqdm import tqdm
+from numpy.typing import NDArray
+from torch import Tensor
 
 from custom.metrics.boxes import Matches, detection_report, encode_masks, mask_iou, match_objects
 from custom.tasks.detection.geometry import clip_boxes, map_boxes
 from custom.tasks.detection.results import BoxCase
-from custom.tasks.detection.task import DetectionTask, box_case
-from custom.tasks.detection.training import plain_image
+from custom.tasks.detection.task import DetectionTask, box_case, said
 from custom.tasks.instances.masks import decode_masks, resampled
 from custom.tasks.instances.results import InstanceCase, add_segmentations, save_instances
 from custom.tasks.segmentation.geometry import ScanGrid
 from custom.visual.instances import draw_outlines
-from datasets import LoadScand
 from datasets.geometry import stored_to_memory
 
 _SHARED = ("num_scans", "num_objects", "bootstrap")
@@ -41,21 +39,13 @@ class InstanceTask(DetectionTask):
 
     name = "instances"
 
-    def predict(self, network: nn.Module, loader: Iterable, progress: str) -> list[BoxCase]:
-        """Return the boxes and masks of every scan on the grid of its file.
+    def case(self, item: Mapping[str, Any], output: Mapping[str, Tensor]) -> BoxCase:
+        """Return what is known of one scan, see :func:`instance_case`."""
+        return instance_case(item, output)
 
-        Args:
-            network: a detector with masks, in evaluation mode.
-            loader: lists of scans as for :class:`DetectionTask`, with ``scan_masks`` where they are known.
-            progress: words beside the progress bar.
-        """
-        cases: list[BoxCase] = []
-        for batch in tqdm(loader, desc=progress, leave=False):
-            images = [plain_image(item, self.device) for item in batch]
-            with torch.autocast(torch.device(self.device).type, enabled=self.amp):
-                outputs = network(images)
-            cases += [instance_case(item, output) for item, output in zip(batch, outputs, strict=True)]
-        return cases
+    def overlaps(self, case: BoxCase) -> NDArray[np.float64]:
+        """Return the overlaps ``[M, N]`` of predicted with true masks."""
+        return mask_iou(cast(InstanceCase, case).masks, case.truth()["masks"])
 
     def report(self, cases: Sequence[BoxCase], decisions: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``boxes``: what :class:`DetectionTask` reports; ``masks``: the same of masks, without FROC and sizes.
@@ -75,16 +65,6 @@ class InstanceTask(DetectionTask):
         masks["at_threshold"] = boxes.pop("at_threshold")
         both = {key: boxes[key] for key in _SHARED if key in boxes}
         return {**both, "boxes": _without(boxes, _SHARED), "masks": _without(masks, _SHARED)}
-
-    def scores(self, cases: Sequence[BoxCase], decisions: Mapping[str, Any]) -> dict[str, float]:
-        """Return for each scan with objects or detections twice the overlaps of matched pairs over all masks."""
-        found = {}
-        for case in cases:
-            kept = self._kept(case, decisions)
-            count = len(case.truth()["labels"]) + len(kept.labels)
-            if count:
-                found[case.scan_id] = 2 * _matched_overlap(kept) / count
-        return found
 
     def save(self, cases: Sequence[BoxCase], decisions: Mapping[str, Any], folder: Path) -> list[Path]:
         """Write boxes as :class:`DetectionTask` does, with masks in the COCO files, and label maps of what is kept.
@@ -112,16 +92,7 @@ class InstanceTask(DetectionTask):
         """Say the figures that matter most."""
         words = [f"{kind} {_precisions(report[kind])}" for kind in ("masks", "boxes")]
         at = report["masks"]["at_threshold"]
-        return ", ".join(
-            [*words, f"precision {_said(at['precision'])}, recall {_said(at['recall'])} at the thresholds"]
-        )
-
-    def _image(self, case: BoxCase) -> MetaTensor:
-        load = LoadScand("image", spatial_dims=2, frame=self.frame)
-        data: dict[Hashable, Any] = {"image": case.image}
-        if case.series_uid is not None:
-            data["series_uid"] = case.series_uid
-        return cast(MetaTensor, load(data)["image"])
+        return ", ".join([*words, f"precision {said(at['precision'])}, recall {said(at['recall'])} at the thresholds"])
 
     def _matches(self, cases: Sequence[BoxCase]) -> Matches:
         truths, predictions = [case.truth() for case in cases], [case.predicted() for case in cases]
@@ -158,27 +129,9 @@ def _turned(codes: Sequence[dict[str, Any]], case: BoxCase, image: MetaTensor) -
     return resampled(masks, stored_to_memory(image), image.shape[1:]).numpy() >= _INSIDE
 
 
-def _matched_overlap(case: InstanceCase) -> float:
-    """Sum of the overlaps of pairs of one class, best score first; an object is matched once."""
-    truth = case.truth()
-    if not len(truth["labels"]) or not len(case.labels):
-        return 0.0
-    overlap = mask_iou(case.masks, truth["masks"]) * np.equal.outer(case.labels, truth["labels"])
-    total = 0.0
-    for index in np.argsort(-case.scores, kind="stable"):
-        best = int(overlap[index].argmax())
-        total += float(overlap[index, best])
-        overlap[:, best] *= overlap[index, best] == 0
-    return total
-
-
 def _without(report: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in report.items() if key not in keys}
 
 
 def _precisions(report: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.upper()} {_said(report[name])}" for name in ("ap50", "ap75", "ap"))
-
-
-def _said(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+    return ", ".join(f"{name.upper()} {said(report[name])}" for name in ("ap50", "ap75", "ap"))
