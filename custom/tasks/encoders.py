@@ -92,7 +92,7 @@ def build_encoder(path: str | Path | None, spec: EncoderSpec) -> Encoder:
         ValueError: if the file is missing or damaged, or holds weights of another network.
     """
     if path is None:
-        logger.info("No --encoder: %s starts from random weights.", spec.network)
+        logger.info("No file of an encoder: %s is built with random weights.", spec.network)
         return spec.build()
     if is_own_encoder(path):
         return load_encoder(path)
