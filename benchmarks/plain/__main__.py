@@ -25,7 +25,7 @@ from benchmarks.studies import cell, figure, parsed, run_folder, slug, study_par
 
 NAME = "plain"
 ARM = "from scratch"
-SETS = {"segmentation": "hippocampus3d", "detection": "brain_mri_cheng", "instances": "brain_mri_cheng"}
+SETS = {"segmentation": "hippocampus3d", "detection": "ct_lidc_nodules", "instances": "ct_lidc_nodules"}
 FIGURES = {
     "segmentation": {"Dice": "dice"},
     "detection": {"AP50": "ap50", "AP75": "ap75", "AP": "ap"},
