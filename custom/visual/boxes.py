@@ -27,7 +27,8 @@ def draw_boxes(
     first one found; boxes that do not meet the slice are left out.
 
     Args:
-        axes: where to draw; x to the right, y down (2D) or up (3D, RAS+: the patient's front is up).
+        axes: where to draw; x to the right, y down. Volumes (RAS+) are shown in radiological convention: the patient's
+            right on the left side, front up.
         scan: ``[*spatial]`` or, in colour, ``[*spatial, 3]``.
         truth: ``[N, 2 * d]`` voxel edges on the grid of ``scan``; None if unknown.
         found: ``[M, 2 * d]``.
@@ -51,13 +52,21 @@ def draw_boxes(
     extent = (0, picture.shape[0], picture.shape[1], 0)
     axes.imshow(grey.swapaxes(0, 1), cmap="gray", vmin=0, vmax=1, extent=extent, aspect=size[1] / size[0])
     if dims == 3:
+        axes.invert_xaxis()
         axes.invert_yaxis()
+    if truth is not None:
+        name_truth(axes)
     for box in known:
         axes.add_patch(_rectangle(box, dims, TRUTH, "--"))
     for index, box in enumerate(boxes):
         axes.add_patch(_rectangle(box, dims, FOUND, "-"))
         if index < len(words):
             axes.text(box[0], box[1], words[index], color=FOUND, fontsize=6, va="bottom")
+
+
+def name_truth(axes: Axes) -> None:
+    """Say in the picture's lower left corner which lines are the truth."""
+    axes.text(0.01, 0.01, "- - truth", transform=axes.transAxes, color=TRUTH, fontsize=6, va="bottom")
 
 
 def _rectangle(box: NDArray, dims: int, colour: tuple[float, float, float], style: str) -> Rectangle:

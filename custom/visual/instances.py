@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from custom.visual.boxes import FOUND, TRUTH, draw_boxes
+from custom.visual.boxes import FOUND, TRUTH, draw_boxes, name_truth
 
 
 def draw_outlines(
@@ -31,6 +31,8 @@ def draw_outlines(
         pixel_sizes: of the axes, for the shape of pixels.
     """
     draw_boxes(axes, scan, None, np.zeros((0, 4)), (), pixel_sizes)
+    if truth is not None:
+        name_truth(axes)
     for mask in () if truth is None else truth:
         _outline(axes, mask, TRUTH, "--")
     for index, mask in enumerate(found):
