@@ -15,7 +15,7 @@ def test_boxes_lie_on_voxel_edges() -> None:
     assert axes.images[0].get_extent() == [0, 4, 3, 0]
     assert axes.images[0].get_array().shape == (3, 4)  # rows are the second axis
     assert [patch.get_edgecolor()[:3] for patch in axes.patches] == [TRUTH, FOUND, FOUND]
-    assert [text.get_text() for text in axes.texts] == ["a 0.9"]
+    assert [text.get_text() for text in axes.texts] == ["- - truth", "a 0.9"]
 
 
 def test_the_slice_through_the_object() -> None:
@@ -26,8 +26,9 @@ def test_the_slice_through_the_object() -> None:
     draw_boxes(axes, volume, [[1, 1, 3, 3, 3, 6]], found, ["far", "near"], pixel_sizes=[1, 2, 3])
     assert axes.images[0].get_array().max() > 0
     assert len(axes.patches) == 2
-    assert [text.get_text() for text in axes.texts] == ["near"]
+    assert [text.get_text() for text in axes.texts] == ["- - truth", "near"]
     assert axes.get_ylim() == (0, 6)  # up is the patient's front
+    assert axes.get_xlim() == (5, 0)  # left is the patient's right
 
 
 def test_unknown_truth_and_nothing_found() -> None:
@@ -35,3 +36,4 @@ def test_unknown_truth_and_nothing_found() -> None:
         axes = Figure().subplots()
         draw_boxes(axes, np.zeros((4,) * dims), None, np.zeros((0, 2 * dims)))
         assert not axes.patches
+        assert not axes.texts
