@@ -76,7 +76,8 @@ def layer_decay_groups(
         layer_decay: in (0, 1].
 
     Returns:
-        Groups with ``params``, ``weight_decay`` and ``lr``, in a fixed order: those with weight decay first.
+        Groups with ``params``, ``weight_decay`` and ``lr``, in a fixed order: those with weight decay first, among them
+        the fastest, so that what reports the first group's rate reports ``learning_rate``.
 
     Raises:
         ValueError: if ``layer_decay`` is out of range, or the encoder is no part of the network.
@@ -89,7 +90,7 @@ def layer_decay_groups(
     groups = []
     for group in parameter_groups(network, weight_decay):
         factors = [rates.get(id(parameter), 1.0) for parameter in group["params"]]
-        for factor in sorted(set(factors)):
+        for factor in sorted(set(factors), reverse=True):
             params = [each for each, own in zip(group["params"], factors, strict=True) if own == factor]
             groups.append({**group, "params": params, "lr": learning_rate * factor})
     return groups

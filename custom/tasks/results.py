@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,9 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 class BestModel:
     """The network's weights at the best validation, kept in a file.
 
-    As a handler of a MONAI evaluator it saves whenever the key metric exceeds all before. The file holds the state
-    dict and is replaced only once the new one is complete. As part of a checkpoint it brings the best weights so far
-    back when a run is resumed.
+    As a handler of a MONAI evaluator it saves whenever the key metric exceeds all before; any number exceeds NaN. The
+    file holds the state dict and is replaced only once the new one is complete. As part of a checkpoint it brings the
+    best weights so far back when a run is resumed.
 
     Args:
         file: where the weights go.
@@ -78,6 +79,8 @@ class BestModel:
         self.save()
 
     def _is_better(self, score: float, best: float) -> bool:
+        if math.isnan(best):  # nothing compares with NaN: the first epoch would stay the best for ever
+            return not math.isnan(score)
         return score < best if self.lower_is_better else score > best
 
     def save(self) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,11 @@ def test_a_fresh_run_never_takes_an_earlier_runs_weights(tmp_path: Path) -> None
     course = Course(tmp_path, [0.1])
     course.fit()
     assert course.network.weight.item() == 1
+
+
+def test_an_undefined_score_is_no_best_one(tmp_path: Path) -> None:
+    course = Course(tmp_path, [math.nan, 0.2, math.nan, 0.1])
+    assert course.fit() == {"epochs": 4, "best_epoch": 2, "best_val_score": 0.2}
 
 
 def test_patience_must_be_positive(tmp_path: Path) -> None:
