@@ -14,6 +14,8 @@ from custom.components import component_file
 from custom.options import mapping
 from custom.tasks.record import read_record, record_path
 
+_OF_THE_TRUTH = ("coco",)  # settings that name files of labels, which scans to predict need not have
+
 
 class TrainedModel:
     """Runs a part of the config that a model was trained by, with the model's settings.
@@ -58,13 +60,16 @@ class TrainedModel:
         Returns:
             What its expressions returned.
         """
+        settings = copy.deepcopy(self.settings)
+        if run_id == "predict":
+            settings = {name: value for name, value in settings.items() if name not in _OF_THE_TRUTH}
         workflow = ConfigWorkflow(
             config_file=str(self.config),
             meta_file=str(self.configs / "metadata.json"),
             logging_file=False,
             run_id=run_id,
             workflow_type=None,
-            **copy.deepcopy(self.settings),
+            **settings,
         )
         workflow.initialize()
         result: list[Any] = workflow.run()

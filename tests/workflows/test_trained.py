@@ -58,3 +58,11 @@ def test_what_is_missing_is_named(tmp_path: Path, configs: Path) -> None:
         TrainedModel(tmp_path / "none.pt", configs, {})
     with pytest.raises(ValueError, match="No component 'other'"):
         TrainedModel(model(tmp_path), configs, {}, config="other")
+
+
+def test_files_of_labels_are_not_looked_for_where_nothing_is_known(tmp_path: Path, configs: Path) -> None:
+    config = "coco: null\nmodel: null\ninitialize: []\nevaluate: ['$@coco']\npredict: ['$@coco']\n"
+    (configs / "guess.yaml").write_text(config)
+    trained = TrainedModel(model(tmp_path, coco="coco_{split}.json"), configs, {"dataset_dir": "elsewhere"})
+    assert trained.run("predict") == [None]
+    assert trained.run("evaluate") == ["coco_{split}.json"]
