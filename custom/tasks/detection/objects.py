@@ -14,6 +14,7 @@ from scipy import ndimage
 from custom.options import mapping
 from custom.tasks.labelled import few_labelled
 from datasets.decoding import read_scan
+from datasets.errors import ScanError
 
 if TYPE_CHECKING:
     from datasets import Datalist
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KINDS = ("boxes", "codes", "components")
+_HOW_TO_TELL = (
+    "Check --objects and --coco, and that the column `split` of manifest.csv, or folders of these names, say train, val"
+    " and test. Training needs all three: val chooses the best epoch, test is used once"
+)
 _KEPT = ("image", "scan_id", "series_uid", "group")
 _TRUTH = ("boxes", "box_labels", "outlines", "mask")
 
@@ -96,9 +101,14 @@ def labelled_scans(
         kind: see :func:`object_kind`.
         count: how many of them, see :func:`custom.tasks.labelled.few_labelled`; None: all.
         seed: of the choice.
+
+    Raises:
+        ScanError: if there is none.
     """
     told = "boxes" if kind == "boxes" else "mask"
     known = [item for item in datalist.split(split) if item.get(told) is not None]
+    if not known:
+        raise ScanError(datalist.root, f"no scan of the split {split!r} has objects told ({kind})", _HOW_TO_TELL)
     return few_labelled([_kept(item, (*_KEPT, *_TRUTH)) for item in known], count, seed)
 
 
@@ -140,6 +150,9 @@ def _codes_in_use(datalist: Datalist) -> list[str]:
     masks = [item["mask"] for item in datalist.split("train") if "mask" in item]
     found: set[int] = set()
     for mask in masks:
-        values = np.unique(np.rint(read_scan(mask, codes=True).values.astype(np.float64)))
+        try:
+            values = np.unique(np.rint(read_scan(mask, codes=True).values.astype(np.float64)))
+        except ScanError:
+            continue  # the dataset reports it
         found |= {int(value) for value in values if value > 0}
     return [str(code) for code in sorted(found)]

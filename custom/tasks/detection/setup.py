@@ -102,11 +102,6 @@ def check_detection(
         return
     for split in SPLITS:
         items = labelled_scans(datalist, split, kind)
-        if not items:
-            raise ValueError(
-                f"{datalist.root}: no scan of the split {split!r} has objects told ({kind}). Val chooses the best "
-                f"epoch, test is used once: all three splits are needed. {_HOW_TO_SPLIT}"
-            )
         if kind == "boxes" and split != "test":
             _check_boxes(datalist, split, items, classes)
     warn_of_shared_groups(datalist)

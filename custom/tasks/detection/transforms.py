@@ -27,6 +27,8 @@ from datasets.geometry import stored_to_memory
 
 logger = logging.getLogger(__name__)
 
+_OTHER_CLASSES = "Rename them as the detector's classes, or leave the scan out (--skip_bad true)."
+
 
 class ScanObjectsd(MapTransform):
     """Add the objects of a scan on the grid of its file; to be used right behind `datasets.LoadScand`.
@@ -88,7 +90,7 @@ class ScanObjectsd(MapTransform):
         boxes, names = data["boxes"], data.get("box_labels", ["object"] * len(data["boxes"]))
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
-            raise ScanError(_name(data), f"boxes of the classes {unknown}; known: {self.classes}", "Set --classes.")
+            raise ScanError(_name(data), f"boxes of the classes {unknown}; known: {self.classes}", _OTHER_CLASSES)
         dims = len(data["scan_size"])
         values = np.array(boxes, dtype=np.float64).reshape(-1, 2 * dims)
         edges = np.concatenate([values[:, :dims], values[:, :dims] + values[:, dims:]], axis=1)

@@ -181,3 +181,24 @@ def test_checks(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         item["boxes"], item["box_labels"] = [[1, 1, 2, 2]], ["flat"]
     with pytest.raises(ValueError, match="'test' has objects told"):
         check_detection(datalist, "boxes", ["flat"], 2, 1, [16, 16], {})
+
+
+def test_label_maps_that_cannot_be_read_leave_the_classes_to_the_others(tmp_path: Path) -> None:
+    """With --skip_bad true their scans are left out, else the dataset names them."""
+    codes = np.zeros((30, 40), dtype=np.uint8)
+    codes[5:9, 5:9] = 3
+    for name in ("good", "bad"):
+        Image.fromarray(codes).save(tmp_path / f"{name}.png")
+        Image.fromarray(codes).save(tmp_path / f"{name}_mask.png")
+    (tmp_path / "bad_mask.png").write_bytes(b"no picture")
+    rows = [f"{name}.png,train,{name}_mask.png" for name in ("bad", "good")]
+    (tmp_path / "manifest.csv").write_text("\n".join(["file,split,mask", *rows]) + "\n")
+    assert object_classes(load_datalist(tmp_path), "components") == ["3"]
+
+
+def test_scans_without_known_objects_are_named(folder: Path) -> None:
+    datalist = load_datalist(folder)
+    for item in datalist.items:
+        item.pop("mask", None)
+    with pytest.raises(ScanError, match=rf"{folder}: no scan of the split 'test' has objects told \(codes\)"):
+        labelled_scans(datalist, "test", "codes")
