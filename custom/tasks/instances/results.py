@@ -18,7 +18,7 @@ from custom.tasks.detection.results import BoxCase
 from custom.tasks.instances.masks import decode_masks
 from custom.tasks.results import write_json
 from custom.tasks.segmentation.geometry import ScanGrid
-from custom.tasks.segmentation.saving import write_label_map
+from custom.tasks.segmentation.saving import file_stem, write_label_map
 
 FOLDER, TABLE = "instances", "instances.csv"
 _COLUMNS = ("scan_id", "instance", "class", "score", "voxels")
@@ -89,7 +89,7 @@ def save_instances(
     for case, grid in zip(cases, grids, strict=True):
         numbers = instance_map(decode_masks(case.masks, case.size))
         counts = np.bincount(numbers.ravel(), minlength=len(case.labels) + 1)[1:]
-        stem = _stem(folder / FOLDER, case.scan_id, taken)
+        stem = file_stem(folder / FOLDER, case.scan_id, taken)
         files.append(write_label_map(stem, numbers.reshape(grid.file_shape), grid))
         for number, (label, score, count) in enumerate(zip(case.labels, case.scores, counts, strict=True), start=1):
             row = {"scan_id": case.scan_id, "instance": number, "class": classes[label]}
@@ -132,12 +132,3 @@ def _area(code: dict[str, Any]) -> int:
     from pycocotools import mask as coco_mask
 
     return int(coco_mask.area({**code, "counts": code["counts"].encode()}))
-
-
-def _stem(folder: Path, scan_id: str, taken: set[Path]) -> Path:
-    """Where a scan's map goes: its name without the ending, unless another scan has the same."""
-    name = scan_id.removesuffix(".gz")
-    stem = (folder / name).with_suffix("")
-    stem = folder / scan_id if stem in taken else stem
-    taken.add(stem)
-    return stem

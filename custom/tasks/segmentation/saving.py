@@ -48,7 +48,7 @@ def save_predictions(
     instances: list[dict[str, Any]] = []
     taken: set[Path] = set()
     for name, grid, labels in predictions:
-        stem = _stem(folder, name, taken)
+        stem = file_stem(folder, name, taken)
         files.append(write_label_map(stem, classes.decode(grid.to_file(labels)), grid))
         sizes += _size_rows(name, grid, labels, classes)
         if min_voxels is not None:
@@ -79,7 +79,7 @@ def write_label_map(stem: Path, codes: np.ndarray, grid: ScanGrid) -> Path:
     return write_atomically(Path(f"{stem}.nii.gz"), lambda target: nibabel.save(image, target))
 
 
-def _stem(folder: Path, name: str, taken: set[Path]) -> Path:
+def file_stem(folder: Path, name: str, taken: set[Path]) -> Path:
     """Where a scan's map goes: its name without the ending, unless another scan has the same."""
     base = name
     for suffix in (".nii.gz", Path(name).suffix):

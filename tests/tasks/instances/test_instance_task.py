@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -172,3 +173,11 @@ def test_drawing_shows_truth_and_prediction(cases, task):
         axes = Figure().subplots()
         task.draw(case, decisions, axes)
         assert len(axes.collections) == 2 * len(TRUE[case.scan_id])
+
+
+def test_names_with_dots_keep_their_last_part(cases, task, tmp_path):
+    """DICOM files are often called by a UID, without an ending."""
+    named = [replace(case, scan_id=f"1.2.840.{number}") for number, case in enumerate(cases, start=113)]
+    task.save(named, task.calibrate(cases), tmp_path)
+    found = {path.name.removesuffix(".png").removesuffix(".nii.gz") for path in (tmp_path / "instances").iterdir()}
+    assert found == {case.scan_id for case in named}
