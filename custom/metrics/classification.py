@@ -163,7 +163,7 @@ def classification_report(
         labels: ``[N]`` integers, or ``[N, K]`` zeros and ones.
         classes: names of the K classes.
         groups: patient of each scan, see :func:`bootstrap_intervals`.
-        resamples: draws of the bootstrap.
+        resamples: draws of the bootstrap; 0: no intervals.
         level: confidence level of the intervals.
         seed: of the bootstrap.
         thresholds: class -> probability from which a scan counts as having it; None: no such block.
@@ -179,12 +179,13 @@ def classification_report(
         "num_scans": len(truth),
         **classification_figures(values, truth),
         "macro_average_precision": _mean(precision),
-        "intervals": bootstrap_intervals(values, truth, **draws),
-        "bootstrap": {"level": level, "resamples": resamples, "unit": "scan" if groups is None else "group"},
         "scans_per_class": _by_class(classes, positive.sum(axis=0)),
         "auroc_per_class": _by_class(classes, auroc_per_class(values, truth)),
         "average_precision_per_class": _by_class(classes, precision),
     }
+    if resamples:
+        report["intervals"] = bootstrap_intervals(values, truth, **draws)
+        report["bootstrap"] = {"level": level, "resamples": resamples, "unit": "scan" if groups is None else "group"}
     if truth.ndim == 1:
         report.update(_argmax_block(values, truth, classes))
     if thresholds is not None:
@@ -263,13 +264,10 @@ def _thresholded_block(
         for above, has in zip((values >= limits).T, positive.T, strict=True)
     ]
     counts = {name: pair.tolist() for name, pair in zip(classes, pairs, strict=True)}
-    intervals = bootstrap_intervals(values, positive.astype(np.int64), figures=macro, **draws)
-    return {
-        "thresholds": dict(zip(classes, limits.tolist(), strict=True)),
-        **table,
-        "confusion_per_class": counts,
-        "intervals": intervals,
-    }
+    block = {"thresholds": dict(zip(classes, limits.tolist(), strict=True)), **table, "confusion_per_class": counts}
+    if draws["resamples"]:
+        block["intervals"] = bootstrap_intervals(values, positive.astype(np.int64), figures=macro, **draws)
+    return block
 
 
 def _class_table(classes: Sequence[str], per_class: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:

@@ -114,29 +114,20 @@ def segmentation_report(
         scans: at least one.
         classes: names of the K classes.
         groups: patient of each scan; the bootstrap then draws patients.
-        resamples: draws of the bootstrap.
+        resamples: draws of the bootstrap; 0: no intervals.
         level: confidence level of the intervals.
         seed: of the bootstrap.
     """
     values = {name: np.stack([getattr(scan, name) for scan in scans]) for name in SEGMENTATION_FIGURES}
     true = np.stack([scan.true_volume for scan in scans])
     found = np.stack([scan.predicted_volume for scan in scans])
-    weights = drawn_weights(len(scans), groups, resamples, seed)
     once = np.ones((1, len(scans)), dtype=np.int64)
     per_class = {name: _class_means(once, each)[0] for name, each in values.items()}
     report: dict[str, Any] = {"num_scans": len(scans)}
     report |= {name: _number(_mean(means)) for name, means in per_class.items()}
-    report["intervals"] = {
-        name: interval(np.array([_mean(row) for row in _class_means(weights, each)]), level)
-        for name, each in values.items()
-    }
-    report["bootstrap"] = {"level": level, "resamples": resamples, "unit": "scan" if groups is None else "group"}
     report["classes"] = {
         name: {
             **{figure: _number(means[index]) for figure, means in per_class.items()},
-            "intervals": {
-                figure: interval(_class_means(weights, each)[:, index], level) for figure, each in values.items()
-            },
             "volume_difference": _number((found - true)[:, index].mean()),
             "absolute_volume_difference": _number(np.abs(found - true)[:, index].mean()),
             "present": int((true[:, index] > 0).sum()),
@@ -145,6 +136,16 @@ def segmentation_report(
         }
         for index, name in enumerate(classes)
     }
+    if resamples:
+        weights = drawn_weights(len(scans), groups, resamples, seed)
+        drawn = {name: _class_means(weights, each) for name, each in values.items()}
+        report["intervals"] = {
+            figure: interval(np.array([_mean(row) for row in means]), level) for figure, means in drawn.items()
+        }
+        report["bootstrap"] = {"level": level, "resamples": resamples, "unit": "scan" if groups is None else "group"}
+        for index, name in enumerate(classes):
+            own = {figure: interval(means[:, index], level) for figure, means in drawn.items()}
+            report["classes"][name]["intervals"] = own
     return report
 
 

@@ -217,3 +217,12 @@ def test_bad_input_of_several_labels() -> None:
         classification_figures(SEVERAL_PROBABILITIES, SEVERAL * 2)
     with pytest.raises(ValueError, match="one class per scan"):
         confusion_matrix(SEVERAL_PROBABILITIES, SEVERAL)
+
+
+def test_without_draws_there_are_no_intervals() -> None:
+    thresholds = {"a": 0.5, "b": 0.5}
+    report = classification_report(BINARY, BINARY_LABELS, ["a", "b"], resamples=0, thresholds=thresholds)
+    full = classification_report(BINARY, BINARY_LABELS, ["a", "b"], resamples=5, thresholds=thresholds)
+    assert set(full) - set(report) == {"intervals", "bootstrap"}
+    assert set(full["thresholded"]) - set(report["thresholded"]) == {"intervals"}
+    assert report["accuracy"] == full["accuracy"]

@@ -139,3 +139,13 @@ def test_means_are_over_scans_then_classes_and_intervals_over_patients() -> None
 def test_what_does_not_fit_is_refused(shapes: tuple, spacing: tuple, tolerance: float) -> None:
     with pytest.raises(ValueError, match="must"):
         scan_figures(np.zeros(shapes[0]), np.zeros(shapes[1]), 1, spacing, tolerance)
+
+
+def test_without_draws_there_are_no_intervals() -> None:
+    scans = [scan_figures(cube(), cube(shift), 1, (1.0,) * 3) for shift in (0, 1)]
+    report = segmentation_report(scans, ["a"], resamples=0)
+    full = segmentation_report(scans, ["a"], resamples=5)
+    assert "intervals" not in report
+    assert "intervals" not in report["classes"]["a"]
+    assert report["dice"] == full["dice"]
+    assert set(full) - set(report) == {"intervals", "bootstrap"}

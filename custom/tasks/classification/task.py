@@ -57,7 +57,7 @@ class ClassificationTask:
         threshold_rule: how :meth:`calibrate` chooses thresholds, see
             :func:`custom.metrics.thresholds.choose_thresholds`.
         groups: group (patient) by scan id; if all scans have one, the bootstrap draws groups.
-        resamples: draws of the bootstrap.
+        resamples: draws of the bootstrap intervals; 0: none.
         seed: of the bootstrap.
         device: where the network runs, in full precision whatever training used.
     """
@@ -237,5 +237,7 @@ def _truth(cases: Sequence[ClassifiedScan]) -> NDArray[np.bool_]:
 def _with_interval(report: Mapping[str, Any], name: str) -> str:
     if report[name] is None:
         return "undefined"
+    if "intervals" not in report:
+        return f"{report[name]:.3f}"
     low, high = report["intervals"][name]
     return f"{report[name]:.3f} [{low:.3f}, {high:.3f}]"
