@@ -43,8 +43,7 @@ class DetectionTask:
         resamples: draws of the bootstrap intervals; 0: none.
         seed: of the draws.
         froc_iou: intersection over union from which a prediction hits, in FROC.
-        device: where the network runs.
-        amp: mixed precision.
+        device: where the network runs, in full precision whatever training used.
         frame: of files that hold several volumes, for the pictures.
     """
 
@@ -55,7 +54,6 @@ class DetectionTask:
     seed: int = 0
     froc_iou: float = 0.1
     device: torch.device | str = "cpu"
-    amp: bool = False
     frame: int | None = None
 
     name = "detection"
@@ -71,7 +69,7 @@ class DetectionTask:
         cases = []
         for batch in tqdm(loader, desc=progress, leave=False):
             images = [plain_image(item, self.device) for item in batch]
-            with torch.autocast(torch.device(self.device).type, enabled=self.amp):
+            with torch.autocast(torch.device(self.device).type, enabled=False):
                 outputs = network(images)
             cases += [self.case(item, output) for item, output in zip(batch, outputs, strict=True)]
         return cases

@@ -9,7 +9,7 @@ from typing import Any
 
 from custom.tasks.labelled import warn_of_shared_groups
 from custom.tasks.segmentation.classes import LabelClasses
-from datasets import Datalist
+from datasets import Datalist, ScanError
 
 logger = logging.getLogger(__name__)
 
@@ -17,19 +17,25 @@ _HOW_TO_LABEL = "Name label maps in the column `mask` of manifest.csv, or in the
 _HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test."
 
 
-def segmentation_items(datalist: Datalist, split: str) -> list[dict[str, Any]]:
+def segmentation_items(datalist: Datalist, split: str, required: bool = False) -> list[dict[str, Any]]:
     """Return the scans of a split that have a label map; a log line counts those that have none.
 
     Args:
         datalist: the data set.
         split: "train", "val" or "test".
+        required: whether there must be one.
 
     Returns:
         Items with ``image`` and ``label``, both paths (what MONAI Label gives, too), ``scan_id`` and, of DICOM series,
         ``series_uid``.
+
+    Raises:
+        ScanError: if one is required and there is none.
     """
     items = datalist.split(split)
     labelled = [{**_source(item), "label": item["mask"]} for item in items if "mask" in item]
+    if required and not labelled:
+        raise ScanError(datalist.root, f"no scan of the split {split!r} has a label map", _HOW_TO_LABEL)
     if len(labelled) < len(items):
         logger.warning("%s: %d of %d scans have no label map.", split, len(items) - len(labelled), len(items))
     return labelled

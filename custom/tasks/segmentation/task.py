@@ -81,9 +81,8 @@ class Segmentation:
             do not touch.
         min_instance_size: smaller components are left out; millilitres, for slices mm2, for pictures pixels.
         groups: patient of each scan, by scan id; the bootstrap then draws patients.
-        device: where the network runs.
-        amp: mixed precision.
-        resamples: draws of the bootstrap.
+        device: where the network runs, in full precision whatever training used.
+        resamples: draws of the bootstrap intervals; 0: none.
         seed: of the bootstrap.
     """
 
@@ -101,7 +100,6 @@ class Segmentation:
         min_instance_size: float = 0.0,
         groups: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
-        amp: bool = False,
         resamples: int = 1000,
         seed: int = 0,
     ) -> None:
@@ -110,7 +108,7 @@ class Segmentation:
         self.tolerance = tolerance
         self.instances, self.min_instance_size = instances, min_instance_size
         self.groups = groups
-        self.device, self.amp = torch.device(device), amp
+        self.device = torch.device(device)
         self.resamples, self.seed = resamples, seed
 
     def predict(self, network: nn.Module, loader: Any, progress: str) -> list[SegmentationCase]:
@@ -131,7 +129,7 @@ class Segmentation:
     def _probabilities(self, network: nn.Module, batches: Iterable[Any]) -> Iterable[tuple[Tensor, MetaTensor]]:
         for batch in batches:
             images = batch["image"]
-            with torch.autocast(self.device.type, enabled=self.amp):
+            with torch.autocast(self.device.type, enabled=False):
                 logits = self.inferer(images.as_tensor().to(self.device), network)
             yield from zip(logits.float().softmax(dim=1), decollate_batch(images), strict=True)
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""classify.yaml, detect.yaml and train.yaml call the same things by the same names, and explain them alike."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser
+
+TASKS = ("classify", "detect", "train")
+# Tasks have data and figures of their own; the linear probe cannot be resumed.
+OWN_WORDS = {"dataset_dir", "resume", "key_score", "classes", "class_weights", "recorded_encoder"}
+
+
+def settings(configs: Path, task: str) -> dict[str, str]:
+    """Comments of the top-level settings, in order."""
+    text = (configs / f"{task}.yaml").read_text()
+    head = text[: text.index("derived from the above")]
+    lines = re.findall(r"^(\w+):(.*)$", head, flags=re.MULTILINE)
+    return {name: rest.rpartition("# ")[2].strip() if "# " in rest else "" for name, rest in lines}
+
+
+def parsed(configs: Path, task: str, item: str, **overrides: Any) -> Any:
+    parser = ConfigParser(ConfigParser.load_config_file(str(configs / f"{task}.yaml")))
+    parser.update(overrides)
+    return parser.get_parsed_content(item)
+
+
+def test_settings_have_the_same_names_and_words(configs: Path) -> None:
+    found = {task: settings(configs, task) for task in TASKS}
+    shared = set.intersection(*(set(words) for words in found.values()))
+    assert len(shared) > 30
+    for name in shared - OWN_WORDS:
+        assert len({found[task][name] for task in TASKS}) == 1, (name, [found[task][name] for task in TASKS])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_lines_fit_on_a_screen(configs: Path, task: str) -> None:
+    for name in (task, "evaluate", "inference", "export"):
+        long = [line for line in (configs / f"{name}.yaml").read_text().splitlines() if len(line) > 120]
+        assert not long, name
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_tests_on_the_test_split(configs: Path, task: str) -> None:
+    assert parsed(configs, task, "test#items#split", split="train") == "test"
+    assert parsed(configs, task, "test#items#split", split="val", model="model.pt") == "val"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_evaluate_yaml_calls_as_in_training_is_recorded(configs: Path, task: str) -> None:
+    recorded = ConfigParser.load_config_file(str(configs / f"{task}.yaml"))["model_settings"]
+    assert {"dataset_dir", "skip_bad", "batch_size", "num_workers", "seed", "resamples"} <= set(recorded)
