@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`metadata.json` of a packed bundle: the repository's, with what is true of this network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def packed_metadata(
+    base: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    modality: str,
+    changes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the metadata of a segmentation bundle.
+
+    Args:
+        base: ``bundle/configs/metadata.json``: versions, authors, references.
+        settings: of the trained model, from its ``model.json``.
+        names: of the classes, without the background.
+        modality: of the scans, as the zoo writes it: CT, MR, X-ray.
+        changes: keys that replace those made here.
+    """
+    size = [int(side) for side in settings["patch_size"] or settings["image_size"]]
+    dims = int(settings["spatial_dims"])
+    labels = ["background", *names]
+    shared = {
+        "spatial_shape": size,
+        "dtype": "float32",
+        "is_patch_data": bool(settings["patch_size"]),
+    }
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "modality": modality,
+        "num_channels": int(settings["channels"]),
+        **shared,
+        "value_range": [0, 1],
+        "channel_def": {"0": "image"} if settings["channels"] == 1 else {"0": "red", "1": "green", "2": "blue"},
+    }
+    pred = {
+        "type": "image",
+        "format": "segmentation",
+        "num_channels": len(labels),
+        **shared,
+        "value_range": [],
+        "channel_def": {str(index): name for index, name in enumerate(labels)},
+    }
+    return {
+        **base,
+        "task": f"{dims}D segmentation of {', '.join(names)}",
+        "description": f"Segmentation of {', '.join(names)} on {dims}D scans, by a network whose encoder can be "
+        "pretrained by text-guided masked image modelling with the same bundle.",
+        "data_type": f"{dims}D scans: NIfTI, NRRD, DICOM" + (", PNG, JPEG" if dims == 2 else ""),
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
+        **changes,
+    }

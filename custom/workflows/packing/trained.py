@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trained model as it goes into a bundle: its record without what belongs to one machine or one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from custom.tasks.record import read_record
+
+PHANTOM = "phantom:"
+_READING = ["spatial_dims", "channels", "spacing", "frame", "crop_to_body", "air_threshold"]
+_READING += ["image_size", "patch_size", "window_overlap"]
+_KEPT_FACTS = ("seed", "network", "segmenter", "image_size", "patch_size", "num_scans", "encoder_sha256")
+
+
+def segmentation_record(model: str | Path) -> dict[str, Any]:
+    """Return the record of a model of ``train.yaml``.
+
+    Raises:
+        ValueError: if there is no such model, or it was trained by another config.
+    """
+    record = read_record(model)
+    if record["config"] != "train" or record["task"] != "segmentation":
+        raise ValueError(
+            f"{model} was trained by {record['config']}.yaml for {record['task']}; what is packed is a segmentation "
+            "model of train.yaml."
+        )
+    return record
+
+
+def class_names(rules: Mapping[str, str]) -> list[str]:
+    """Names of the classes in the order of the network's channels, without the background."""
+    return list(dict.fromkeys(rules.values()))
+
+
+def packed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a record as the bundle's own.
+
+    In the bundle a class has the code that ``metadata.json`` gives it, 1, 2, ...: so predictions can be corrected and
+    learnt from. The codes of the data set are kept where the data set is a generated one, which the bundle makes anew.
+    """
+    trained_on = str(settings["dataset_dir"])
+    names = class_names(settings["classes"])
+    classes = {str(index): name for index, name in enumerate(names, start=1)}
+    is_phantom = trained_on.startswith(PHANTOM)
+    return {
+        **settings,
+        "dataset_dir": trained_on if is_phantom else "data",
+        "classes": dict(settings["classes"]) if is_phantom else classes,
+        "skip_bad": False,
+    }
+
+
+def train_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``train.yaml`` of the bundle has as defaults, so that it rebuilds and reads as the model did."""
+    kept = packed_settings(settings)
+    names = class_names(kept["classes"])
+    by_index = dict(enumerate(names, start=1))
+    if kept["dataset_dir"].startswith(PHANTOM):
+        codes = {_key(code): name for code, name in kept["classes"].items()}
+        kept["classes"] = f"${codes!r} if str(@dataset_dir).startswith({PHANTOM!r}) else {by_index!r}"
+    else:
+        kept["classes"] = by_index
+    dropped = ("recorded_encoder", "seed", "resamples", "batch_size")
+    return {**{key: value for key, value in kept.items() if key not in dropped}, "backbone": "trained"}
+
+
+def inference_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``inference.yaml`` of the bundle has as defaults."""
+    kept = packed_settings(settings)
+    names = [*_READING, "dataset_dir", "segmenter", "segmenter_options"]
+    return {**{name: kept[name] for name in names}, "class_names": class_names(kept["classes"])}
+
+
+def packed_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record for ``models/model.json``."""
+    facts = {key: record.get("facts", {})[key] for key in _KEPT_FACTS if key in record.get("facts", {})}
+    kept = ("task", "config", "decisions", "versions", "sha256")
+    return {
+        **{key: record[key] for key in kept if key in record},
+        "settings": packed_settings(record["settings"]),
+        "facts": facts,
+    }
+
+
+def encoder_component(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model's encoder as a file of ``configs/encoders``."""
+    spec = settings["recorded_encoder"]
+    kept = ("network", "channel_argument", "arguments", "features")
+    return {"_target_": "custom.networks.EncoderSpec", **{key: spec[key] for key in kept}}
+
+
+def _key(code: str) -> int | str:
+    return int(code) if code.isdigit() else code
