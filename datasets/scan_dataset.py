@@ -55,7 +55,7 @@ class ScanDataset(CacheDataset):
         self.skipped = []
         data = list(data)
         if not data:
-            raise ScanError("dataset", "no scans to read", "Check --dataset_dir and the splits of its scans")
+            raise ScanError("dataset", "no scans to read", "Check --dataset_dir, the splits, and for a task the labels")
         super().set_data(data)
         if not self.skip_bad:
             return

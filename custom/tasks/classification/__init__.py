@@ -6,7 +6,7 @@ from custom.tasks.classification.collect import Collected, collect
 from custom.tasks.classification.labels import ScanLabels, labelled_items, new_items, scan_groups
 from custom.tasks.classification.linear_probe import LinearProbe
 from custom.tasks.classification.run import ClassificationRun
-from custom.tasks.classification.setup import check_classification, check_images
+from custom.tasks.classification.setup import check_classification
 from custom.tasks.classification.task import ClassificationTask
 from custom.tasks.classification.weights import class_weights, classification_loss
 
@@ -18,7 +18,6 @@ __all__ = [
     "LinearProbe",
     "ScanLabels",
     "check_classification",
-    "check_images",
     "class_weights",
     "classification_loss",
     "collect",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +20,6 @@ logger = logging.getLogger(__name__)
 
 _HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test, or use folders of these names."
 _HOW_TO_LABEL = "Name the column with --label_column, or sort the scans into one folder per class."
-
-
-def check_images(spatial_dims: int, channels: int, image_size: Sequence[int], encoder: Mapping[str, Any]) -> None:
-    """Refuse an image size or an encoder that does not fit the scans, and say what to do.
-
-    Args:
-        spatial_dims: 2 or 3.
-        channels: of the images.
-        image_size: the network's input size.
-        encoder: facts of the pretrained encoder, empty for training from scratch.
-
-    Raises:
-        ValueError: if they do not fit.
-    """
-    if len(image_size) != spatial_dims:
-        raise ValueError(
-            f"image_size {list(image_size)} has {len(image_size)} numbers for {spatial_dims}D scans. Set --image_size "
-            f'"{[64] * spatial_dims}", and use an encoder that was pretrained on {spatial_dims}D scans.'
-        )
-    spec = encoder.get("encoder")
-    if not spec:
-        return
-    expected = (spec["spatial_dims"], spec.get("in_channels", 1))
-    if expected != (spatial_dims, channels):
-        raise ValueError(
-            f"The encoder takes {expected[0]}D images with {expected[1]} channels; the scans are {spatial_dims}D with "
-            f"{channels}. Use an encoder pretrained on such scans, or set --channels {expected[1]}."
-        )
-    if list(encoder.get("image_size") or image_size) != list(image_size):
-        logger.warning("The encoder was pretrained at %s; it is used at %s.", encoder["image_size"], list(image_size))
 
 
 def check_classification(

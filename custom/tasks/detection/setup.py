@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from custom.networks import Encoder
-from custom.tasks.classification import check_images
 from custom.tasks.detection.objects import labelled_scans
 from custom.tasks.detection.pyramid import FeaturePyramid
 from custom.tasks.detection.training import KEY_SCORES
+from custom.tasks.images import check_images
 from custom.tasks.labelled import SPLITS, warn_of_shared_groups
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def check_detection(
     encoder: Mapping[str, Any],
     key_score: str = "ap50",
     model: str | Path | None = None,
+    patch_size: Sequence[int] | None = None,
 ) -> None:
     """Refuse what cannot give a detector, or a measured one, and say what to do.
 
@@ -87,15 +88,16 @@ def check_detection(
         classes: names of the classes.
         spatial_dims: 2 or 3.
         channels: of the images.
-        image_size: size of whole scans or of patches.
+        image_size: the network's input size, for whole scans.
         encoder: facts of the pretrained encoder, empty for training from scratch.
         key_score: figure by which the best epoch is chosen.
         model: a trained model: nothing is learnt, the data are not checked.
+        patch_size: the same as ``image_size`` for patches; None: whole scans.
 
     Raises:
         ValueError: an empty split, no objects in train or val, an encoder for other images, or an unknown option.
     """
-    check_images(spatial_dims, channels, image_size, encoder)
+    check_images(spatial_dims, channels, image_size, encoder, patch_size)
     if key_score not in KEY_SCORES:
         raise ValueError(f"--key_score must be one of {', '.join(KEY_SCORES)}, received {key_score!r}.")
     if model:

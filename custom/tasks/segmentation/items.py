@@ -7,9 +7,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from custom.tasks.images import check_images
 from custom.tasks.labelled import warn_of_shared_groups
 from custom.tasks.segmentation.classes import LabelClasses
-from datasets import Datalist, ScanError
+from datasets import Datalist
 
 logger = logging.getLogger(__name__)
 
@@ -17,25 +18,19 @@ _HOW_TO_LABEL = "Name label maps in the column `mask` of manifest.csv, or in the
 _HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test."
 
 
-def segmentation_items(datalist: Datalist, split: str, required: bool = False) -> list[dict[str, Any]]:
+def segmentation_items(datalist: Datalist, split: str) -> list[dict[str, Any]]:
     """Return the scans of a split that have a label map; a log line counts those that have none.
 
     Args:
         datalist: the data set.
         split: "train", "val" or "test".
-        required: whether there must be one.
 
     Returns:
         Items with ``image`` and ``label``, both paths (what MONAI Label gives, too), ``scan_id`` and, of DICOM series,
         ``series_uid``.
-
-    Raises:
-        ScanError: if one is required and there is none.
     """
     items = datalist.split(split)
     labelled = [{**_source(item), "label": item["mask"]} for item in items if "mask" in item]
-    if required and not labelled:
-        raise ScanError(datalist.root, f"no scan of the split {split!r} has a label map", _HOW_TO_LABEL)
     if len(labelled) < len(items):
         logger.warning("%s: %d of %d scans have no label map.", split, len(items) - len(labelled), len(items))
     return labelled
@@ -77,13 +72,7 @@ def check_segmentation(
     Raises:
         ValueError: no label maps in a split, or an encoder or a size for other scans.
     """
-    for name, size in (("image_size", image_size), ("patch_size", patch_size)):
-        if size is not None and len(size) != spatial_dims:
-            raise ValueError(
-                f"{name} {list(size)} has {len(size)} numbers for {spatial_dims}D scans. "
-                f'Set --{name} "{[64] * spatial_dims}".'
-            )
-    _check_encoder(encoder, spatial_dims, channels)
+    check_images(spatial_dims, channels, image_size, encoder, patch_size)
     for split, found in items.items():
         if not found:
             raise ValueError(
@@ -92,18 +81,6 @@ def check_segmentation(
             )
     logger.info("Segmentation of %s, codes %s.", ", ".join(classes.names), dict(classes.rules))
     warn_of_shared_groups(datalist)
-
-
-def _check_encoder(encoder: Mapping[str, Any], spatial_dims: int, channels: int) -> None:
-    spec = encoder.get("encoder")
-    if not spec:
-        return
-    expected = (spec["spatial_dims"], spec.get("in_channels", 1))
-    if expected != (spatial_dims, channels):
-        raise ValueError(
-            f"The encoder takes {expected[0]}D images with {expected[1]} channels; the scans are {spatial_dims}D with "
-            f"{channels}. Use an encoder pretrained on such scans, or set --channels {expected[1]}."
-        )
 
 
 def _source(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from custom.tasks import check_images
 from custom.tasks.classification import (
     ScanLabels,
     check_classification,
-    check_images,
     class_weights,
     classification_loss,
     labelled_items,
@@ -230,6 +230,12 @@ def test_an_encoder_of_another_size_is_only_noted(caplog: pytest.LogCaptureFixtu
         caplog.clear()
         check_images(2, 1, (32, 32), {"encoder": {"spatial_dims": 2, "in_channels": 1}})
         assert not caplog.text
+
+
+def test_of_patches_the_size_of_whole_scans_does_not_matter() -> None:
+    check_images(3, 1, (32, 32), {}, patch_size=[8, 8, 8])
+    with pytest.raises(ValueError, match=r"patch_size \[8, 8\] has 2 numbers for 3D scans.*--patch_size"):
+        check_images(3, 1, (32, 32, 32), {}, patch_size=[8, 8])
 
 
 def items(labels: list[Any]) -> list[dict[str, Any]]:

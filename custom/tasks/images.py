@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task's images must be like."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def check_images(
+    spatial_dims: int,
+    channels: int,
+    image_size: Sequence[int],
+    encoder: Mapping[str, Any],
+    patch_size: Sequence[int] | None = None,
+) -> None:
+    """Refuse a size or an encoder that does not fit the scans, and say what to do.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: of the images.
+        image_size: the network's input size, for whole scans.
+        encoder: facts of the pretrained encoder, empty for training from scratch.
+        patch_size: the same for patches; None: whole scans.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    name, size = ("image_size", image_size) if patch_size is None else ("patch_size", patch_size)
+    if len(size) != spatial_dims:
+        raise ValueError(
+            f"{name} {list(size)} has {len(size)} numbers for {spatial_dims}D scans. Set --{name} "
+            f'"{[64] * spatial_dims}", and use an encoder that was pretrained on {spatial_dims}D scans.'
+        )
+    spec = encoder.get("encoder")
+    if not spec:
+        return
+    expected = (spec["spatial_dims"], spec.get("in_channels", 1))
+    if expected != (spatial_dims, channels):
+        raise ValueError(
+            f"The encoder takes {expected[0]}D images with {expected[1]} channels; the scans are {spatial_dims}D with "
+            f"{channels}. Use an encoder pretrained on such scans, or set --channels {expected[1]}."
+        )
+    if patch_size is None and list(encoder.get("image_size") or image_size) != list(image_size):
+        logger.warning("The encoder was pretrained at %s; it is used at %s.", encoder["image_size"], list(image_size))
