@@ -86,7 +86,7 @@ def _check_plain(record: Path, value: Any) -> None:
     elif isinstance(value, list | tuple):
         for each in value:
             _check_plain(record, each)
-    elif isinstance(value, str) and (value.startswith(("$", "%", "_target_")) or "@" in value):
+    elif isinstance(value, str) and value.startswith(("$", "%", "@", "_target_")):
         raise ValueError(
             f"{record}: {value!r} is an expression, but a record holds plain values only. Do not trust it."
         )

@@ -51,6 +51,11 @@ def test_a_record_cannot_run_code(tmp_path: Path, configs: Path, value: object) 
         TrainedModel(model(tmp_path, channels=value), configs, {})
 
 
+def test_names_with_a_sign_of_expressions_inside_are_no_expressions(tmp_path: Path, configs: Path) -> None:
+    trained = TrainedModel(model(tmp_path, dataset_dir="/mnt/me@host/scans"), configs, {})
+    assert trained.run("evaluate")[0][1] == "/mnt/me@host/scans"
+
+
 def test_what_is_missing_is_named(tmp_path: Path, configs: Path) -> None:
     with pytest.raises(ValueError, match="Give --model"):
         TrainedModel(None, configs, {})
