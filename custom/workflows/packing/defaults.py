@@ -26,11 +26,17 @@ def with_defaults(text: str, values: Mapping[str, Any]) -> str:
         text, count = line.subn(partial(_line, key, value), text)
         if count != 1:
             raise ValueError(f"{key!r} is {count} times at the top level of the config; it must be there once.")
-    read = yaml.safe_load(text)
-    wrong = [key for key, value in values.items() if read[key] != value]
-    if wrong:
-        raise ValueError(f"The values of {wrong} are written over several lines; write each on its own.")
+    read = _read(text)
+    if any(read.get(key, _read) != value for key, value in values.items()):
+        raise ValueError(f"Among {sorted(values)} are values written over several lines; write each on its own.")
     return text
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        return dict(yaml.safe_load(text))
+    except yaml.YAMLError:
+        return {}
 
 
 def _line(key: str, value: Any, match: re.Match[str]) -> str:
