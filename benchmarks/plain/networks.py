@@ -15,8 +15,9 @@ from monai.losses.giou_loss import BoxGIoULoss
 from monai.networks import nets
 from monai.networks.blocks import Convolution
 from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
-from monai.networks.nets.flexible_unet import SegmentationHead, UNetDecoder
+from monai.networks.nets.flexible_unet import SegmentationHead
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 WIDTHS = [16, 32, 64, 128]  # of the ResNets' stages: a quarter of the standard ones
 PYRAMID = 32
@@ -44,36 +45,25 @@ class Stages(nn.Module):
         return maps
 
 
-class VolumeUNet(nn.Module):
-    """MONAI's FlexibleUNet decoder on the 3D ResNet, with a convolution at full resolution."""
+class VolumeSegmenter(nn.Module):
+    """A light head on MONAI's feature pyramid behind the 3D ResNet, as in `bundle/configs/segmenters/pyramid.yaml`."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
-        width = [16, 32, 64, 128, 256]  # of the decoder, from fine to coarse
         self.stages = Stages(3)
-        self.fine = Convolution(3, 1, width[0], norm="batch", act="relu")
-        self.decoder = UNetDecoder(
-            spatial_dims=3,
-            encoder_channels=[1, width[0], *WIDTHS],
-            decoder_channels=[*width[:-1][::-1], width[0]],
-            act="relu",
-            norm="batch",
-            dropout=0.0,
-            bias=False,
-            upsample="nontrainable",
-            pre_conv="default",
-            interp_mode="nearest",
-            align_corners=None,
-            is_pad=False,
-        )
-        del self.decoder.blocks[-1]  # an up-sampling beyond the image's size
-        self.head = SegmentationHead(3, width[0], num_classes)
+        self.pyramid = FeaturePyramidNetwork(3, WIDTHS, channels)
+        self.mix = Convolution(3, channels, channels, norm="batch", act="relu")
+        self.head = SegmentationHead(3, channels, num_classes, kernel_size=1)
         self.to(memory_format=torch.channels_last_3d)  # faster, for the workflow too
 
     def forward(self, image: Tensor) -> Tensor:
         """``[B, 1, *spatial]``, sides divisible by 16, to logits ``[B, K, *spatial]``."""
-        maps = [self.fine(image), *self.stages(image)]
-        return self.head(self.decoder(maps, skip_connect=len(maps) - 1))
+        maps = OrderedDict((str(level), each) for level, each in enumerate(self.stages(image)))
+        first, *others = self.pyramid(maps).values()
+        for each in others:
+            first = first + interpolate(each, size=first.shape[2:], mode="trilinear", align_corners=False)
+        logits = self.head(self.mix(first))
+        return interpolate(logits, size=image.shape[2:], mode="trilinear", align_corners=False)
 
 
 class Pyramid(nn.Module):

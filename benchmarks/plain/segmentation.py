@@ -33,7 +33,7 @@ from monai.utils import set_determinism
 from scipy import ndimage
 from torch import Tensor
 
-from benchmarks.plain.networks import VolumeUNet
+from benchmarks.plain.networks import VolumeSegmenter
 from benchmarks.plain.training import first_of, train
 from datasets import load_datalist
 
@@ -45,13 +45,13 @@ def run(dataset: Path, options: Mapping[str, Any], workflow: Mapping[str, Any], 
 
     Args:
         dataset: folder of volumes with label maps whose codes are 1, 2, ... without gaps.
-        options: of train.yaml.
+        options: of train.yaml, whose segmenter is `pyramid`.
         workflow: metrics.json of the workflow's run (its classes).
         seed: of everything.
     """
     set_determinism(seed)
     channels = len(workflow["classes"]) + 1
-    network = VolumeUNet(channels)
+    network = VolumeSegmenter(channels, options["segmenter_options"]["channels"])
     datalist = load_datalist(str(dataset))
     listed = {split: _items(datalist, split) for split in ("train", "val", "test")}
     listed["train"] = first_of(listed["train"], options.get("train_scans"), seed)

@@ -17,7 +17,7 @@ from benchmarks.plain.training import Batches, first_of, train
 from custom.components import load_component
 from custom.tasks import few_labelled
 from custom.tasks.detection.retinanet import RetinaDetector
-from custom.tasks.segmentation.networks import UNetSegmenter
+from custom.tasks.segmentation.networks import PyramidSegmenter
 from custom.workflows import parameter_groups
 
 ANCHORS = {"base_shapes": [[8, 8], [12, 16]], "scales": [1, 2, 4, 8]}
@@ -34,7 +34,10 @@ def detector(name, spec):
 
 def pairs():
     return {
-        "segmentation": (lambda: UNetSegmenter(encoder("resnet10_narrow", 3), 3), lambda: networks.VolumeUNet(3)),
+        "segmentation": (
+            lambda: PyramidSegmenter(encoder("resnet10_narrow", 3), 3, 16),
+            lambda: networks.VolumeSegmenter(3, 16),
+        ),
         "detection": (
             lambda: detector("retinanet", encoder("resnet18_narrow", 2)),
             lambda: networks.retinanet(3, ANCHORS),
@@ -61,9 +64,9 @@ def test_networks_start_from_the_workflows_weights(task):
 @torch.no_grad()
 def test_networks_compute_what_the_workflows_do():
     torch.manual_seed(7)
-    ours = UNetSegmenter(encoder("resnet10_narrow", 3), 3).eval()
+    ours = PyramidSegmenter(encoder("resnet10_narrow", 3), 3, 16).eval()
     torch.manual_seed(7)
-    plain = networks.VolumeUNet(3).eval()
+    plain = networks.VolumeSegmenter(3, 16).eval()
     image = torch.rand(1, 1, 32, 48, 32)
     torch.testing.assert_close(ours(image), plain(image))
 
