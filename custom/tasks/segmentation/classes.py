@@ -74,7 +74,7 @@ class LabelClasses:
             raise ValueError(
                 f"the label map holds the codes {unknown}, which are no class (from the training label maps: "
                 f"{dict(self.rules)}). Name them with --classes, add such scans to the training split, or set "
-                "--other_codes background."
+                '--other_codes background (with evaluate.yaml: --options "{other_codes: background}").'
             )
         return indices
 
