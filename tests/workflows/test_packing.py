@@ -311,3 +311,35 @@ def test_defaults_keep_the_comments() -> None:
         with_defaults(text, {"missing": 1})
     with pytest.raises(ValueError, match="nested"):
         with_defaults(text, {"nested": {"b": 6}})
+
+
+def test_a_round_of_federated_learning(pictures: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONAI's client takes the server's weights, learns for an epoch, sends its own and measures them."""
+    from monai.fl.client import MonaiAlgo
+    from monai.fl.utils.constants import ExtraItems
+    from monai.fl.utils.exchange_object import ExchangeObject
+
+    monkeypatch.chdir(pictures.folder)
+    monkeypatch.syspath_prepend(str(pictures.folder))
+    settings = {"dataset_dir": str(pictures.scans), "output_dir": str(tmp_path), "device": CPU, "batch_size": 2}
+    client = MonaiAlgo(
+        bundle_root=str(pictures.folder),
+        config_train_filename="configs/train.yaml",
+        config_evaluate_filename="configs/train.yaml",
+        train_kwargs=dict(settings),
+        eval_kwargs=dict(settings),
+        send_weight_diff=False,
+    )
+    client.initialize({ExtraItems.CLIENT_NAME: "site"})
+    sent = torch.load("models/model.pt", weights_only=True)
+    client.train(ExchangeObject(weights={name: value.numpy() for name, value in sent.items()}))
+    received = client.get_weights().weights
+    assert received is not None
+    assert received.keys() == sent.keys()
+    assert any(not torch.equal(torch.as_tensor(received[name]), value) for name, value in sent.items())
+    metrics = client.evaluate(
+        ExchangeObject(weights={name: np.asarray(value) for name, value in received.items()})
+    ).metrics
+    assert metrics is not None
+    assert 0 <= metrics["mean_dice"] <= 1
+    assert torch.load("models/model.pt", weights_only=True).keys() == sent.keys()
