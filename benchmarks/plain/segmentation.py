@@ -120,8 +120,8 @@ def transforms(size: list[int]) -> tuple[Compose, Compose]:
         RandAffined(
             KEYS,
             prob=0.8,
-            rotate_range=0.2,
-            scale_range=0.15,
+            rotate_range=[0.2] * 3,
+            scale_range=[0.15] * 3,
             translate_range=[0.05 * side for side in size],
             padding_mode="zeros",
             mode=("bilinear", "nearest"),
