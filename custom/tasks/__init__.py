@@ -4,7 +4,7 @@
 from custom.tasks.encoders import build_encoder, encoder_facts, encoder_spec
 from custom.tasks.fine_tuning import FineTuning
 from custom.tasks.images import check_images
-from custom.tasks.labelled import few_labelled
+from custom.tasks.labelled import few_labelled, scan_groups
 from custom.tasks.results import BestModel
 from custom.tasks.task_run import Evaluation, Prediction, TaskRun
 
@@ -19,4 +19,5 @@ __all__ = [
     "encoder_facts",
     "encoder_spec",
     "few_labelled",
+    "scan_groups",
 ]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test, or use folders of these names."
 
 
 def few_labelled(items: Sequence[Mapping[str, Any]], count: int | None, seed: int = 0) -> list[dict[str, Any]]:
@@ -36,6 +37,22 @@ def few_labelled(items: Sequence[Mapping[str, Any]], count: int | None, seed: in
     ordered = sorted(items, key=lambda item: str(item["scan_id"]))
     random.Random(seed).shuffle(ordered)
     return [dict(item) for item in ordered[:count]]
+
+
+def scan_groups(datalist: Datalist) -> dict[str, str]:
+    """Group (patient) of each scan that has one, by scan id."""
+    return {item["scan_id"]: str(item["group"]) for item in datalist.items if item.get("group") not in (None, "")}
+
+
+def groups_of(cases: Sequence[Any], groups: Mapping[str, Any] | None) -> list[Any] | None:
+    """Return the groups of cases; None if one of them has none, so that a bootstrap must draw scans.
+
+    Args:
+        cases: with a ``scan_id`` each.
+        groups: of :func:`scan_groups`.
+    """
+    known = groups or {}
+    return [known[case.scan_id] for case in cases] if all(case.scan_id in known for case in cases) else None
 
 
 def warn_of_shared_groups(datalist: Datalist) -> None:

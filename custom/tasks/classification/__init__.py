@@ -3,7 +3,7 @@
 
 from custom.tasks.classification.classifier import Classifier
 from custom.tasks.classification.collect import Collected, collect
-from custom.tasks.classification.labels import ScanLabels, labelled_items, new_items, scan_groups
+from custom.tasks.classification.labels import ScanLabels, labelled_items, new_items
 from custom.tasks.classification.linear_probe import LinearProbe
 from custom.tasks.classification.run import ClassificationRun
 from custom.tasks.classification.setup import check_classification
@@ -23,5 +23,4 @@ __all__ = [
     "collect",
     "labelled_items",
     "new_items",
-    "scan_groups",
 ]

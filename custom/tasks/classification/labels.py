@@ -162,11 +162,6 @@ def scan(item: Mapping[str, Any]) -> dict[str, Any]:
     return {key: item[key] for key in _KEPT if key in item}
 
 
-def scan_groups(datalist: Datalist) -> dict[str, str]:
-    """Group (patient) of each scan that has one, by scan id."""
-    return {item["scan_id"]: str(item["group"]) for item in datalist.items if item.get("group") not in (None, "")}
-
-
 def count_per_class(labels: Sequence[Any], classes: int) -> np.ndarray:
     """Number of scans that have each class, ``[K]``, from indices or ``[K]`` zeros and ones."""
     values = np.asarray(labels)

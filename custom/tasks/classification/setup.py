@@ -14,11 +14,10 @@ from custom.metrics.classification import check_figure
 from custom.metrics.thresholds import check_rule
 from custom.tasks.classification.labels import ScanLabels, count_per_class, labels_by_split
 from custom.tasks.classification.weights import class_weights
-from custom.tasks.labelled import few_labelled, warn_of_shared_groups
+from custom.tasks.labelled import HOW_TO_SPLIT, few_labelled, warn_of_shared_groups
 
 logger = logging.getLogger(__name__)
 
-_HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test, or use folders of these names."
 _HOW_TO_LABEL = "Name the column with --label_column, or sort the scans into one folder per class."
 
 
@@ -60,9 +59,9 @@ def check_classification(
         if not values:
             raise ValueError(
                 f"{root}: no labelled scan in the split {split!r}. Val chooses the best epoch, test is used once: all "
-                f"three splits are needed. {_HOW_TO_SPLIT}"
+                f"three splits are needed. {HOW_TO_SPLIT}"
             )
-    _check_training(root, found["train"], classes, _HOW_TO_SPLIT)
+    _check_training(root, found["train"], classes, HOW_TO_SPLIT)
     few = few_labelled(labels.items("train", classes), train_scans, seed)
     more = "Raise --train_scans, or draw other scans with another --seed."
     _check_training(root, [item["label"] for item in few], classes, more)
@@ -103,7 +102,7 @@ def _check_validation(root: Path, labels: Sequence[Any], classes: Sequence[str])
     if len(useless) == len(classes):
         raise ValueError(
             f"{root}: the split 'val' has one class, or every label in all scans or in none: no choice is possible. "
-            f"{_HOW_TO_SPLIT}"
+            f"{HOW_TO_SPLIT}"
         )
     if useless and np.ndim(labels) == 2:
         logger.warning("In the split 'val' all scans or none have %s: no choice heeds these labels.", useless)

@@ -19,6 +19,7 @@ from custom.files import write_atomically
 from custom.metrics.classification import FIGURES, MULTI_LABEL_FIGURES, classification_report, to_probabilities
 from custom.metrics.thresholds import check_rule, choose_thresholds
 from custom.tasks.classification.labels import NO_CLASS
+from custom.tasks.labelled import groups_of
 from custom.tasks.results import write_table
 from custom.visual.confidence import confidence_figure
 
@@ -108,12 +109,11 @@ class ClassificationTask:
     def report(self, cases: Sequence[ClassifiedScan], decisions: Mapping[str, Any]) -> dict[str, Any]:
         """Return the figures, see :func:`custom.metrics.classification.classification_report`."""
         truth = _truth(cases)
-        groups = [self.groups.get(case.scan_id) for case in cases]
         return classification_report(
             _values(cases),
             truth.astype(np.int64) if self.multi_label else truth.argmax(axis=1),
             self.classes,
-            None if None in groups else groups,
+            groups_of(cases, self.groups),
             resamples=self.resamples,
             seed=self.seed,
             thresholds=decisions["thresholds"],

@@ -2,7 +2,7 @@
 """Detection: boxes around what a scan shows, in 2D and 3D."""
 
 from custom.tasks.detection.anchors import fit_anchors, fit_anchors_to_dataset, size_limits
-from custom.tasks.detection.objects import any_scans, labelled_scans, object_classes, object_kind, scan_groups
+from custom.tasks.detection.objects import any_scans, labelled_scans, object_classes, object_kind
 from custom.tasks.detection.pyramid import FeaturePyramid
 from custom.tasks.detection.results import BoxCase
 from custom.tasks.detection.retinanet import RetinaDetector, ShapedAnchors
@@ -33,6 +33,5 @@ __all__ = [
     "object_classes",
     "object_kind",
     "pyramid_strides",
-    "scan_groups",
     "size_limits",
 ]

@@ -117,12 +117,6 @@ def any_scans(datalist: Datalist) -> list[dict[str, Any]]:
     return [_kept(item, _KEPT) for item in datalist.items]
 
 
-def scan_groups(datalist: Datalist) -> dict[str, Any] | None:
-    """Patient of each scan, by scan id; None unless every scan has one."""
-    groups = {item["scan_id"]: item.get("group") for item in datalist.items}
-    return None if any(group is None or group == "" for group in groups.values()) else groups
-
-
 def boxes_in(codes: NDArray[Any], groups: Sequence[Sequence[int]], components: bool) -> tuple[NDArray, NDArray]:
     """Return the boxes ``[N, 2 * d]``, voxel edges, and labels ``[N]`` of the objects of a label map.
 

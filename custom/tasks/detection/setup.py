@@ -16,14 +16,12 @@ from custom.tasks.detection.objects import labelled_scans
 from custom.tasks.detection.pyramid import FeaturePyramid
 from custom.tasks.detection.training import KEY_SCORES
 from custom.tasks.images import check_images
-from custom.tasks.labelled import SPLITS, warn_of_shared_groups
+from custom.tasks.labelled import HOW_TO_SPLIT, SPLITS, warn_of_shared_groups
 
 if TYPE_CHECKING:
     from datasets import Datalist
 
 logger = logging.getLogger(__name__)
-
-_HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test, or use folders of these names."
 
 
 def pyramid_strides(detector: partial, encoder: Encoder) -> list[int]:
@@ -112,7 +110,7 @@ def check_detection(
 def _check_boxes(datalist: Datalist, split: str, items: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
     found = {name for item in items for name in item["box_labels"]}
     if not found:
-        raise ValueError(f"{datalist.root}: no scan of the split {split!r} has a box. {_HOW_TO_SPLIT}")
+        raise ValueError(f"{datalist.root}: no scan of the split {split!r} has a box. {HOW_TO_SPLIT}")
     missing = sorted(set(classes) - found)
     if missing:
         logger.warning("%s: the split %r has no box of %s.", datalist.root, split, missing)

@@ -21,6 +21,7 @@ from custom.metrics.froc import find_hits, froc_report
 from custom.tasks.detection.geometry import clip_boxes, map_boxes
 from custom.tasks.detection.results import BoxCase, save_boxes
 from custom.tasks.detection.training import plain_image
+from custom.tasks.labelled import groups_of
 from custom.visual.boxes import draw_boxes
 from datasets import LoadScand
 from datasets.formats import PICTURE, format_by_name
@@ -91,7 +92,7 @@ class DetectionTask:
     def report(self, cases: Sequence[BoxCase], decisions: Mapping[str, Any]) -> dict[str, Any]:
         """Return COCO's figures, those at the thresholds (``at_threshold``), ``froc``, and their intervals."""
         truths, predictions = [case.truth() for case in cases], [case.predicted() for case in cases]
-        groups = None if self.groups is None else [self.groups[case.scan_id] for case in cases]
+        groups = groups_of(cases, self.groups)
         sizes = None if self.sizes is None else {name: (low, high) for name, (low, high) in self.sizes.items()}
         draws: dict[str, Any] = {"groups": groups, "resamples": self.resamples, "seed": self.seed}
         figures = detection_report(truths, predictions, self.classes, sizes=sizes, **draws)

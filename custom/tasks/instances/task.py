@@ -21,6 +21,7 @@ from custom.tasks.detection.results import BoxCase
 from custom.tasks.detection.task import DetectionTask, box_case, said
 from custom.tasks.instances.masks import decode_masks, resampled
 from custom.tasks.instances.results import InstanceCase, add_segmentations, save_instances
+from custom.tasks.labelled import groups_of
 from custom.tasks.segmentation.geometry import ScanGrid
 from custom.visual.instances import draw_outlines
 from datasets.geometry import stored_to_memory
@@ -58,7 +59,7 @@ class InstanceTask(DetectionTask):
             [case.predicted() for case in cases],
             self.classes,
             "masks",
-            groups=None if self.groups is None else [self.groups[case.scan_id] for case in cases],
+            groups=groups_of(cases, self.groups),
             resamples=self.resamples,
             seed=self.seed,
         )

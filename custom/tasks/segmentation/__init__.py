@@ -4,7 +4,7 @@
 from custom.tasks.segmentation.classes import EncodeLabelsd, LabelClasses, codes_in, label_classes
 from custom.tasks.segmentation.components import Components, components
 from custom.tasks.segmentation.geometry import ScanGrid, resampled
-from custom.tasks.segmentation.items import check_segmentation, new_items, scan_groups, segmentation_items
+from custom.tasks.segmentation.items import check_segmentation, new_items, segmentation_items
 from custom.tasks.segmentation.networks import PyramidSegmenter, UNetSegmenter
 from custom.tasks.segmentation.saving import save_predictions, write_label_map
 from custom.tasks.segmentation.task import Segmentation, SegmentationCase
@@ -25,7 +25,6 @@ __all__ = [
     "new_items",
     "resampled",
     "save_predictions",
-    "scan_groups",
     "segmentation_items",
     "write_label_map",
 ]

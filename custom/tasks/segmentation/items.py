@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from custom.tasks.images import check_images
-from custom.tasks.labelled import warn_of_shared_groups
+from custom.tasks.labelled import HOW_TO_SPLIT, warn_of_shared_groups
 from custom.tasks.segmentation.classes import LabelClasses
 from datasets import Datalist
 
 logger = logging.getLogger(__name__)
 
 _HOW_TO_LABEL = "Name label maps in the column `mask` of manifest.csv, or in the lists of a Decathlon dataset.json."
-_HOW_TO_SPLIT = "Set the column `split` of manifest.csv to train, val or test."
 
 
 def segmentation_items(datalist: Datalist, split: str) -> list[dict[str, Any]]:
@@ -39,12 +38,6 @@ def segmentation_items(datalist: Datalist, split: str) -> list[dict[str, Any]]:
 def new_items(datalist: Datalist) -> list[dict[str, Any]]:
     """Return all scans of a data set, without labels."""
     return [_source(item) for item in datalist.items]
-
-
-def scan_groups(datalist: Datalist) -> dict[str, Any] | None:
-    """Patient of each scan with a label map, by scan id; None unless every such scan has one."""
-    groups = {item["scan_id"]: item.get("group") for item in datalist.items if "mask" in item}
-    return None if any(group in (None, "") for group in groups.values()) else groups
 
 
 def check_segmentation(
@@ -77,7 +70,7 @@ def check_segmentation(
         if not found:
             raise ValueError(
                 f"{datalist.root}: no scan with a label map in the split {split!r}. Val chooses the best epoch, test "
-                f"is used once: all three splits are needed. {_HOW_TO_LABEL} {_HOW_TO_SPLIT}"
+                f"is used once: all three splits are needed. {_HOW_TO_LABEL} {HOW_TO_SPLIT}"
             )
     logger.info("Segmentation of %s, codes %s.", ", ".join(classes.names), dict(classes.rules))
     warn_of_shared_groups(datalist)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from custom.metrics.panoptic import Pairs, match_instances, panoptic_report
 from custom.metrics.segmentation import ScanFigures, scan_figures, segmentation_report
+from custom.tasks.labelled import groups_of
 from custom.tasks.segmentation.classes import LabelClasses
 from custom.tasks.segmentation.components import components
 from custom.tasks.segmentation.geometry import ScanGrid
@@ -164,7 +165,11 @@ class Segmentation:
         measured = [case for case in cases if case.figures is not None]
         if not measured:
             return {"num_scans": 0}
-        settings: dict[str, Any] = {"groups": self._groups_of(measured), "resamples": self.resamples, "seed": self.seed}
+        settings: dict[str, Any] = {
+            "groups": groups_of(measured, self.groups),
+            "resamples": self.resamples,
+            "seed": self.seed,
+        }
         figures = [case.figures for case in measured if case.figures is not None]
         report = segmentation_report(figures, self.classes.names, **settings)
         report |= {"nsd_tolerance": self.tolerance, "distance_unit": _distance_unit(measured)}
@@ -173,11 +178,6 @@ class Segmentation:
             pairs = [case.pairs for case in measured if case.pairs is not None]
             report["components"] = panoptic_report(pairs, self.classes.names, **settings)
         return report
-
-    def _groups_of(self, cases: Sequence[SegmentationCase]) -> list[Any] | None:
-        """Patients of cases; None unless all are known."""
-        known = self.groups or {}
-        return [known[case.scan_id] for case in cases] if all(case.scan_id in known for case in cases) else None
 
     def scores(self, cases: Sequence[SegmentationCase], decisions: Mapping[str, Any]) -> dict[str, float]:
         """Mean Dice of each scan, where a class is there or was predicted."""

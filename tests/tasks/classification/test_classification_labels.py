@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from custom.tasks import check_images
+from custom.tasks import check_images, scan_groups
 from custom.tasks.classification import (
     ScanLabels,
     check_classification,
@@ -20,7 +20,6 @@ from custom.tasks.classification import (
     classification_loss,
     labelled_items,
     new_items,
-    scan_groups,
 )
 from datasets import Datalist, ScanError
 
