@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from monai.data import MetaTensor
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
 
 
 def stored_to_memory(image: MetaTensor) -> np.ndarray:
@@ -31,6 +34,25 @@ def stored_to_memory(image: MetaTensor) -> np.ndarray:
     return np.linalg.solve(affine, original[world][:, stored])[plane][:, plane]
 
 
+def map_boxes(boxes: ArrayLike, matrix: ArrayLike, rounded: bool = False) -> Floats:
+    """Return boxes ``[N, 2 * d]`` on another grid: the smallest upright boxes around what they hold.
+
+    Args:
+        boxes: low edges, then high edges, on the first grid; voxel i spans i to i + 1.
+        matrix: ``[d + 1, d + 1]``, voxel indices (centres) of the first grid to those of the second.
+        rounded: what they hold is an ellipse (ellipsoid) that touches their sides, not all of the box: tighter where
+            grids are turned against each other, the same where they are not (Kalra et al., "Towards Rotation Invariance
+            in Object Detection", ICCV 2021).
+    """
+    full, values = np.asarray(matrix, dtype=np.float64), np.asarray(boxes, dtype=np.float64)
+    dims = len(full) - 1
+    turn, low, high = full[:dims, :dims], values[:, :dims], values[:, dims:]
+    centre = ((low + high) / 2 - 0.5) @ turn.T + full[:dims, dims] + 0.5
+    half = (high - low) / 2
+    reach = np.sqrt(half**2 @ (turn**2).T) if rounded else half @ np.abs(turn).T
+    return np.concatenate([centre - reach, centre + reach], axis=1)
+
+
 def boxes_in_memory(boxes: Sequence[Sequence[float]], image: MetaTensor) -> list[list[float]]:
     """Return boxes of a picture's or slice's file where they are in memory.
 
@@ -41,14 +63,9 @@ def boxes_in_memory(boxes: Sequence[Sequence[float]], image: MetaTensor) -> list
     Returns:
         The smallest upright boxes around them, ``[x, y, width, height]`` each.
     """
-    matrix = stored_to_memory(image)
-    moved = []
-    for x, y, width, height in boxes:
-        corners = np.array([[x, x + width, x, x + width], [y, y, y + height, y + height]]) - 0.5
-        points = matrix[:2, :2] @ corners + matrix[:2, 2:] + 0.5
-        low, high = points.min(axis=1), points.max(axis=1)
-        moved.append([*low.tolist(), *(high - low).tolist()])
-    return moved
+    edges = [[x, y, x + width, y + height] for x, y, width, height in boxes]
+    moved = map_boxes(np.reshape(edges, (-1, 4)), stored_to_memory(image))
+    return np.concatenate([moved[:, :2], moved[:, 2:] - moved[:, :2]], axis=1).tolist()
 
 
 def slice_axes(across: int) -> list[int]:

@@ -2,8 +2,8 @@
 """Boxes between grids: the voxels of a file, those that a network sees, and millimetres.
 
 Boxes ``[N, 2 * d]`` are StandardMode (xmin, ymin(, zmin), xmax, ymax(, zmax)) in voxel *edges*: voxel i spans i to
-i + 1. Matrices map voxel *centres*, so that the edge e is the index e - 0.5. A box that is turned becomes the smallest
-upright box around it.
+i + 1. Matrices map voxel *centres*, so that the edge e is the index e - 0.5. From grid to grid they come by
+:func:`datasets.geometry.map_boxes`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import ArrayLike, NDArray
 
-from datasets.geometry import slice_axes
-
-Floats = NDArray[np.float64]
+from datasets.geometry import Floats, slice_axes
 
 
 def corners_of(boxes: ArrayLike) -> Floats:
@@ -26,25 +24,6 @@ def corners_of(boxes: ArrayLike) -> Floats:
     dims = values.shape[1] // 2
     choice = np.stack(np.meshgrid(*[[0, 1]] * dims, indexing="ij"), axis=-1).reshape(-1, dims)
     return np.where(choice[None].astype(bool), values[:, None, dims:], values[:, None, :dims])
-
-
-def map_boxes(boxes: ArrayLike, matrix: ArrayLike, rounded: bool = False) -> Floats:
-    """Return boxes ``[N, 2 * d]`` on another grid: the upright hull of what they hold.
-
-    Args:
-        boxes: on the first grid.
-        matrix: ``[d + 1, d + 1]``, voxel indices of the first grid to those of the second.
-        rounded: what they hold is an ellipse (ellipsoid) that touches their sides, not all of the box: tighter where
-            grids are turned against each other, the same where they are not (Kalra et al., "Towards Rotation Invariance
-            in Object Detection", ICCV 2021).
-    """
-    full, values = np.asarray(matrix, dtype=np.float64), np.asarray(boxes, dtype=np.float64)
-    dims = len(full) - 1
-    turn, low, high = full[:dims, :dims], values[:, :dims], values[:, dims:]
-    centre = ((low + high) / 2 - 0.5) @ turn.T + full[:dims, dims] + 0.5
-    half = (high - low) / 2
-    reach = np.sqrt(half**2 @ (turn**2).T) if rounded else half @ np.abs(turn).T
-    return np.concatenate([centre - reach, centre + reach], axis=1)
 
 
 def clip_boxes(boxes: ArrayLike, size: Sequence[int], min_share: float = 0.0) -> tuple[Floats, NDArray[np.int64]]:

@@ -13,9 +13,10 @@ from monai.apps.detection.utils.anchor_utils import AnchorGeneratorWithAnchorSha
 from monai.apps.detection.utils.ATSS_matcher import ATSSMatcher
 from monai.data import MetaTensor
 from monai.losses.giou_loss import BoxGIoULoss
-from torch import Tensor, nn
+from torch import Tensor
 
 from custom.networks import Encoder
+from custom.tasks.detection.detector import Detector, check_anchors
 from custom.tasks.detection.pyramid import FeaturePyramid
 from custom.tasks.detection.selection import QuickBoxSelector
 
@@ -53,7 +54,7 @@ class SureMatcher(ATSSMatcher):
         return overlaps, matches
 
 
-class RetinaDetector(nn.Module):
+class RetinaDetector(Detector):
     """Boxes with classes and scores, found in one pass (RetinaNet, Lin et al., arXiv 1708.02002).
 
     MONAI's RetinaNet and its detector: anchors are matched to boxes by ATSS (arXiv 1912.02424), hard negatives are
@@ -90,8 +91,6 @@ class RetinaDetector(nn.Module):
         ValueError: for arguments that do not fit each other.
     """
 
-    wants_masks = False
-
     def __init__(
         self,
         encoder: Encoder,
@@ -121,7 +120,7 @@ class RetinaDetector(nn.Module):
         self.num_classes = num_classes
         self.box_weight = float(box_weight)
         body = FeaturePyramid(encoder, levels, pyramid_channels, extra_level)
-        _check_anchors(anchors, body)
+        check_anchors(anchors, body)
         network = RetinaNet(
             encoder.spatial_dims, num_classes, len(anchors["base_shapes"]), body, size_divisible=body.strides[-1]
         )
@@ -145,21 +144,6 @@ class RetinaDetector(nn.Module):
     def body(self) -> FeaturePyramid:
         """The feature pyramid."""
         return cast(FeaturePyramid, self.detector.network.feature_extractor)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The backbone."""
-        return self.body.encoder
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 or 3."""
-        return self.encoder.spatial_dims
-
-    @property
-    def strides(self) -> list[int]:
-        """Down-sampling factor of each level of the pyramid."""
-        return self.body.strides
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
@@ -199,15 +183,6 @@ class RetinaDetector(nn.Module):
 def _batch(images: Sequence[Tensor]) -> Tensor | list[Tensor]:
     plain = [image.as_tensor() if isinstance(image, MetaTensor) else image for image in images]
     return torch.stack(plain) if len({image.shape for image in plain}) == 1 else plain
-
-
-def _check_anchors(anchors: Mapping[str, Sequence[Any]], body: FeaturePyramid) -> None:
-    scales, shapes = anchors["scales"], anchors["base_shapes"]
-    if len(scales) != len(body.strides) or not shapes or len(shapes[0]) != body.spatial_dims:
-        raise ValueError(
-            f"anchors need one scale for each of the {len(body.strides)} levels and shapes of {body.spatial_dims} "
-            f"numbers, got scales {list(scales)} and shapes {list(shapes)}."
-        )
 
 
 def _overlap(window: Sequence[int], stride: int) -> list[float]:

@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from custom.metrics.boxes import Matches, box_iou, detection_report, match_objects
 from custom.metrics.froc import find_hits, froc_report
-from custom.tasks.detection.geometry import clip_boxes, map_boxes
+from custom.tasks.detection.geometry import clip_boxes
 from custom.tasks.detection.results import BoxCase, save_boxes
 from custom.tasks.detection.training import plain_image
 from custom.tasks.labelled import groups_of
 from custom.visual.boxes import draw_boxes
 from datasets import LoadScand
 from datasets.formats import PICTURE, format_by_name
-from datasets.geometry import stored_to_memory
+from datasets.geometry import map_boxes, stored_to_memory
 
 THRESHOLD = 0.5  # of a class that was never found on the validation scans
 

@@ -19,11 +19,11 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from custom.tasks.detection.geometry import Floats, clip_boxes, file_size, file_to_world, map_boxes
+from custom.tasks.detection.geometry import Floats, clip_boxes, file_size, file_to_world
 from custom.tasks.detection.objects import boxes_in, code_groups
 from datasets import LoadScand
 from datasets.errors import ScanError
-from datasets.geometry import stored_to_memory
+from datasets.geometry import map_boxes, stored_to_memory
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class ScanObjectsd(MapTransform):
         kind: "boxes" (``data["boxes"]`` as x, y(, z), width, height(, depth) and ``data["box_labels"]``), or objects of
             the label map ``data["mask"]``: "codes" (all voxels of a class are one object) or "components" (pieces).
         codes: for label maps: class -> codes, see :func:`custom.tasks.detection.objects.code_groups`.
+        frame: of label maps that hold several volumes, see :class:`datasets.LoadScand`.
         allow_missing_keys: whether data without the image are passed on.
 
     Raises:
@@ -55,11 +56,12 @@ class ScanObjectsd(MapTransform):
         classes: Sequence[str] = (),
         kind: str = "boxes",
         codes: Mapping[str, Any] | str | None = None,
+        frame: int | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.classes = list(classes)
-        self.kind = kind
+        self.kind, self.frame = kind, frame
         self.groups = None if kind == "boxes" else code_groups(self.classes, codes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -97,12 +99,10 @@ class ScanObjectsd(MapTransform):
         return edges, np.array([self.classes.index(name) for name in names], dtype=np.int64)
 
     def _drawn(self, path: str, image: MetaTensor) -> tuple[Floats, np.ndarray]:
-        load = LoadScand("none", spatial_dims=image.ndim - 1, label_keys="mask", allow_missing_keys=True)
-        codes = cast(MetaTensor, load({"mask": path})["mask"])
-        boxes, labels = boxes_in(np.asarray(codes)[0], self.groups or (), self.kind == "components")
-        to_file = _memory_to_file(codes, image)
-        covered = map_boxes([[0.0] * (image.ndim - 1) + list(codes.shape[1:])], to_file)[0]
-        wanted = [0.0] * (image.ndim - 1) + file_size(image)
+        codes, to_file = read_label_map(path, image, self.frame)
+        boxes, labels = boxes_in(codes, self.groups or (), self.kind == "components")
+        covered = map_boxes([[0.0] * codes.ndim + list(codes.shape)], to_file)[0]
+        wanted = [0.0] * codes.ndim + file_size(image)
         if np.abs(covered - wanted).max() > 1:
             problem = f"the label map covers {covered.round(1).tolist()} of its image's voxels, not {wanted}"
             raise ScanError(path, problem, "Save it on the grid of its image.")
@@ -151,13 +151,24 @@ class GridBoxesd(MapTransform):
         return result
 
 
-def _memory_to_file(codes: MetaTensor, image: MetaTensor) -> Floats:
-    """Voxel indices of a label map in memory to those of its image's file; the two share a place in space."""
+def read_label_map(path: str, image: MetaTensor, frame: int | None = None) -> tuple[np.ndarray, Floats]:
+    """Return a label map, and where its voxels are in the file of its image; the two share a place in space.
+
+    Args:
+        path: of the label map; it may be stored in another order of axes than its image.
+        image: the scan ``[C, *spatial]`` of `LoadScand`.
+        frame: see :class:`datasets.LoadScand`.
+
+    Returns:
+        Codes ``[*spatial]`` int32, and the matrix ``[d + 1, d + 1]`` from their indices to those of the image's file.
+    """
+    load = LoadScand("none", spatial_dims=image.ndim - 1, label_keys="mask", allow_missing_keys=True, frame=frame)
+    codes = cast(MetaTensor, load({"mask": path})["mask"])
     shared = np.linalg.solve(np.asarray(image.affine, dtype=np.float64), np.asarray(codes.affine, dtype=np.float64))
     if image.ndim == 3:
         plane = [0, 1, 3]
         shared = shared[plane][:, plane]
-    return np.linalg.solve(stored_to_memory(image), shared)
+    return np.asarray(codes)[0], np.linalg.solve(stored_to_memory(image), shared)
 
 
 def _name(data: Mapping[Hashable, Any]) -> str:

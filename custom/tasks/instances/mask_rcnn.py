@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from custom.networks import Encoder
+from custom.tasks.detection.detector import Detector, check_anchors
 from custom.tasks.detection.pyramid import FeaturePyramid
 
 _BOX_GRID, _MASK_GRID = 7, 14  # cells a side that a region is pooled to, for its box and for its mask
 _PREDICTED = 2 * _MASK_GRID  # cells a side of a predicted mask
 
 
-class MaskDetector(nn.Module):
+class MaskDetector(Detector):
     """Boxes with classes, scores and masks, found in two passes (Mask R-CNN, He et al., arXiv 1703.06870).
 
     torchvision's region proposals and heads. It differs from torchvision's `MaskRCNN` in three things: images are
@@ -95,6 +96,7 @@ class MaskDetector(nn.Module):
             raise ValueError("Mask R-CNN is for pictures and slices; instances of volumes come from train.yaml.")
         self.num_classes = num_classes
         body = _Maps(FeaturePyramid(encoder, levels, pyramid_channels, extra_level))
+        check_anchors(anchors, body.pyramid)
         pooled = [str(level) for level in range(len(body.pyramid.levels))]
         self.detector = _mask_rcnn(
             body,
@@ -103,7 +105,7 @@ class MaskDetector(nn.Module):
             box_width,
             pooled,
             {"canonical_scale": pooled_size, "canonical_level": int(math.log2(body.pyramid.strides[0])) + 1},
-            rpn_anchor_generator=_anchors(anchors, len(body.pyramid.strides)),
+            rpn_anchor_generator=_anchors(anchors),
             rpn_batch_size_per_image=proposal_samples,
             rpn_fg_iou_thresh=proposal_overlap,
             rpn_bg_iou_thresh=proposal_gap,
@@ -120,21 +122,8 @@ class MaskDetector(nn.Module):
         self.detector.transform = _Pictures(body.pyramid.strides[-1], *_statistics(mean, std, encoder.in_channels))
 
     @property
-    def encoder(self) -> Encoder:
-        """The backbone."""
-        return self._pyramid().encoder
-
-    @property
-    def spatial_dims(self) -> int:
-        """2."""
-        return self.encoder.spatial_dims
-
-    @property
-    def strides(self) -> list[int]:
-        """Down-sampling factor of each level of the pyramid."""
-        return self._pyramid().strides
-
-    def _pyramid(self) -> FeaturePyramid:
+    def body(self) -> FeaturePyramid:
+        """The feature pyramid."""
         return cast(FeaturePyramid, self.detector.get_submodule("backbone.pyramid"))
 
     def forward(
@@ -261,17 +250,12 @@ def _relative(count: int, low: Tensor, extent: Tensor) -> Tensor:
     return 2 * (torch.arange(count, device=low.device) - low[:, None]) / extent[:, None] - 1
 
 
-def _anchors(anchors: Mapping[str, Sequence[Any]], levels: int) -> nn.Module:
+def _anchors(anchors: Mapping[str, Sequence[Any]]) -> nn.Module:
     """torchvision's generator with anchors of given shapes; its own are rounded to even numbers of voxels."""
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
     scales, shapes = anchors["scales"], anchors["base_shapes"]
-    if len(scales) != levels or not shapes or len(shapes[0]) != 2:
-        raise ValueError(
-            f"anchors need one scale for each of the {levels} levels and shapes of 2 numbers, "
-            f"got scales {list(scales)} and shapes {list(shapes)}."
-        )
-    generator = AnchorGenerator((tuple(range(1, len(shapes) + 1)),) * levels, ((1.0,),) * levels)
+    generator = AnchorGenerator((tuple(range(1, len(shapes) + 1)),) * len(scales), ((1.0,),) * len(scales))
     half = torch.tensor([[y, x] for x, y in shapes], dtype=torch.float32) / 2  # torchvision's x is the last axis
     generator.cell_anchors = [float(scale) * torch.cat([-half, half], dim=1) for scale in scales]
     return generator

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from custom.metrics.boxes import Matches, detection_report, encode_masks, mask_iou, match_objects
-from custom.tasks.detection.geometry import clip_boxes, map_boxes
+from custom.tasks.detection.geometry import clip_boxes
 from custom.tasks.detection.results import BoxCase
 from custom.tasks.detection.task import DetectionTask, box_case, said
 from custom.tasks.instances.masks import decode_masks, resampled
@@ -24,7 +24,7 @@ from custom.tasks.instances.results import InstanceCase, add_segmentations, save
 from custom.tasks.labelled import groups_of
 from custom.tasks.segmentation.geometry import ScanGrid
 from custom.visual.instances import draw_outlines
-from datasets.geometry import stored_to_memory
+from datasets.geometry import map_boxes, stored_to_memory
 
 _SHARED = ("num_scans", "num_objects", "bootstrap")
 _INSIDE = 0.5  # probability from which a voxel belongs to an object

@@ -8,7 +8,7 @@ grid that a chain of transforms arrives at.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from custom.metrics.boxes import encode_masks
 from custom.tasks.detection.geometry import clip_boxes, file_size
 from custom.tasks.detection.objects import code_groups
+from custom.tasks.detection.transforms import read_label_map
 from custom.tasks.instances.masks import decode_masks, drawn, hulls, masks_in, rasterised, resampled
-from datasets import LoadScand
 from datasets.errors import ScanError
-from datasets.geometry import stored_to_memory
 
 _OUTLINES = "Complete its outlines, or use --detector retinanet"
 
@@ -39,6 +38,7 @@ class ScanMasksd(MapTransform):
         classes: names, for label maps.
         kind: "boxes" (masks from ``data["outlines"]``), or "codes" or "components" of the label map ``data["mask"]``.
         codes: for label maps: class -> codes, see :func:`custom.tasks.detection.objects.code_groups`.
+        frame: of label maps that hold several pictures, see :class:`datasets.LoadScand`.
         allow_missing_keys: whether data without the image are passed on.
 
     Raises:
@@ -51,10 +51,11 @@ class ScanMasksd(MapTransform):
         classes: Sequence[str] = (),
         kind: str = "boxes",
         codes: Mapping[str, Any] | str | None = None,
+        frame: int | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.kind = kind
+        self.kind, self.frame = kind, frame
         self.groups = None if kind == "boxes" else code_groups(classes, codes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -73,13 +74,8 @@ class ScanMasksd(MapTransform):
         return result
 
     def _drawn(self, path: str, groups: Sequence[Sequence[int]], image: MetaTensor) -> NDArray[np.uint8]:
-        load = LoadScand("none", spatial_dims=2, label_keys="mask", allow_missing_keys=True)
-        codes = cast(MetaTensor, load({"mask": path})["mask"])
-        masks = torch.from_numpy(masks_in(np.asarray(codes)[0], groups, self.kind == "components"))
-        # A label map that is stored in another order of axes than its image still lies in the same place.
-        plane = [0, 1, 3]
-        shared = np.linalg.solve(np.asarray(image.affine, np.float64), np.asarray(codes.affine, np.float64))
-        to_file = np.linalg.solve(stored_to_memory(image), shared[plane][:, plane])
+        codes, to_file = read_label_map(path, image, self.frame)
+        masks = torch.from_numpy(masks_in(codes, groups, self.kind == "components"))
         return (resampled(masks, to_file, file_size(image)).numpy() >= 0.5).astype(np.uint8)
 
 

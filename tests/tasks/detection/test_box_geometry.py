@@ -12,8 +12,9 @@ from monai.transforms import Compose, CropForegroundd, RandAffined, RandFlipd, R
 from PIL import Image
 
 from custom.tasks.detection import GridBoxesd, ScanObjectsd
-from custom.tasks.detection.geometry import clip_boxes, corners_of, map_boxes, world_boxes
+from custom.tasks.detection.geometry import clip_boxes, corners_of, world_boxes
 from datasets import LoadScand
+from datasets.geometry import map_boxes
 
 OBLIQUE = np.array([[1.9, 0.4, 0.3, -20], [-0.5, 0.7, 0.9, 14], [-0.2, -0.6, 2.8, 5], [0, 0, 0, 1]])
 TURNED = np.array([[0, 0, 3.0, -30], [-1.0, 0, 0, 40], [0, -0.5, 0, 8], [0, 0, 0, 1]])
