@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Protocol
 
 from ignite.engine import Engine, Events
@@ -48,7 +49,7 @@ class FineTuning:
         self.patience = patience
 
     def fit(self) -> dict[str, Any]:
-        """Train; return the number of epochs, the best one and its key metric.
+        """Train; return the number of epochs, the best one and its key metric (None if it was never defined).
 
         Raises:
             ValueError: if no validation took place.
@@ -66,7 +67,11 @@ class FineTuning:
         self.model.restore()
         epoch, score = self.model.epoch, self.model.score
         name = self.evaluator.state.key_metric_name or "key metric"
-        logger.info("Best epoch: %d, %s on val %.3f.", epoch, name, score)
+        if score is not None and math.isnan(score):
+            logger.warning("%s on val was undefined in every epoch: the first one was taken.", name)
+            score = None  # JSON knows no NaN
+        else:
+            logger.info("Best epoch: %d, %s on val %.3f.", epoch, name, score)
         return {"epochs": self.trainer.state.epoch, "best_epoch": epoch, "best_val_score": score}
 
     def _stop_if_stale(self, engine: Engine) -> None:

@@ -93,6 +93,10 @@ def test_an_undefined_score_is_no_best_one(tmp_path: Path) -> None:
     assert course.fit() == {"epochs": 4, "best_epoch": 2, "best_val_score": 0.2}
 
 
+def test_a_key_metric_that_is_never_defined_is_no_number(tmp_path: Path) -> None:
+    assert Course(tmp_path, [float("nan")] * 2).fit() == {"epochs": 2, "best_epoch": 1, "best_val_score": None}
+
+
 def test_patience_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="patience must be at least 1"):
         Course(tmp_path, [0.1]).fit(patience=0)

@@ -52,6 +52,11 @@ class BoxCase:
         """Predictions in the form of :mod:`custom.metrics.boxes`."""
         return {"boxes": self.boxes, "labels": self.labels, "scores": self.scores}
 
+    def outlines(self, of_truth: bool) -> list[dict[str, Any]]:
+        """Return what COCO's files say of the predicted or the true objects beside their boxes: here nothing."""
+        boxes = self.truth()["boxes"] if of_truth else self.boxes
+        return [{} for _ in boxes]
+
     def truth(self) -> dict[str, Any]:
         """True objects in that form.
 
@@ -125,12 +130,14 @@ def _write_coco(cases: Sequence[BoxCase], classes: Sequence[str], folder: Path) 
     images, truths, results = [], [], []
     for number, case in enumerate(cases, start=1):
         images.append({"id": number, "file_name": case.scan_id, "width": case.size[0], "height": case.size[1]})
-        for box, label, score in zip(case.boxes, case.labels, case.scores, strict=True):
-            results.append({**_coco_box(number, box, label), "score": float(score)})
+        found = zip(case.boxes, case.labels, case.scores, case.outlines(of_truth=False), strict=True)
+        for box, label, score, outline in found:
+            results.append({**_coco_box(number, box, label), **outline, "score": float(score)})
         if case.true_boxes is not None and case.true_labels is not None:
-            truths += [_coco_box(number, *each) for each in zip(case.true_boxes, case.true_labels, strict=True)]
+            known = zip(case.true_boxes, case.true_labels, case.outlines(of_truth=True), strict=True)
+            truths += [{**_coco_box(number, box, label), **outline} for box, label, outline in known]
     annotations = [
-        {"id": number, **each, "area": each["bbox"][2] * each["bbox"][3], "iscrowd": 0}
+        {"id": number, "area": each["bbox"][2] * each["bbox"][3], **each, "iscrowd": 0}
         for number, each in enumerate(truths, start=1)
     ]
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]

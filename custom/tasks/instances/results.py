@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from custom.files import write_atomically
 from custom.tasks.detection.results import BoxCase
 from custom.tasks.instances.masks import decode_masks
-from custom.tasks.results import write_json
 from custom.tasks.segmentation.geometry import ScanGrid
 from custom.tasks.segmentation.saving import file_stem, write_label_map
 
@@ -31,10 +29,12 @@ class InstanceCase(BoxCase):
     Attributes:
         masks: run-length encodings of :func:`custom.metrics.boxes.encode_masks`, one for each predicted box.
         true_masks: likewise for the true ones; None if unknown.
+        grid: where the voxels of the file lie; needed to write label maps.
     """
 
     masks: Sequence[dict[str, Any]] = ()
     true_masks: Sequence[dict[str, Any]] | None = None
+    grid: ScanGrid | None = None
 
     def predicted(self) -> dict[str, Any]:
         """Predictions in the form of :mod:`custom.metrics.boxes`."""
@@ -48,30 +48,13 @@ class InstanceCase(BoxCase):
         """
         return {**super().truth(), "masks": list(self.true_masks or ())}
 
-
-def add_segmentations(cases: Sequence[InstanceCase], folder: Path) -> None:
-    """Add ``segmentation`` to what :func:`custom.tasks.detection.results.save_boxes` wrote for COCO.
-
-    Args:
-        cases: the same cases.
-        folder: of ``coco_results.json`` and ``coco_images.json``.
-    """
-    found = [code for case in cases for code in _coco_codes(case.masks, case.size)]
-    results = json.loads((folder / "coco_results.json").read_text())
-    for entry, code in zip(results, found, strict=True):
-        entry["segmentation"] = code
-    text = json.dumps(results) + "\n"
-    write_atomically(folder / "coco_results.json", lambda target: target.write_text(text))
-    true = [code for case in cases if case.true_boxes is not None for code in _coco_codes(case.true_masks, case.size)]
-    content = json.loads((folder / "coco_images.json").read_text())
-    for entry, code in zip(content["annotations"], true, strict=True):
-        entry["segmentation"], entry["area"] = code, _area(code)
-    write_json(folder / "coco_images.json", content)
+    def outlines(self, of_truth: bool) -> list[dict[str, Any]]:
+        """Return ``segmentation`` and ``area`` of the predicted or the true objects for COCO's files."""
+        codes = _coco_codes(self.true_masks if of_truth else self.masks, self.size)
+        return [{"segmentation": code, "area": _area(code)} for code in codes]
 
 
-def save_instances(
-    cases: Sequence[InstanceCase], grids: Sequence[ScanGrid], classes: Sequence[str], folder: Path
-) -> list[Path]:
+def save_instances(cases: Sequence[InstanceCase], classes: Sequence[str], folder: Path) -> list[Path]:
     """Write a label map of each scan, and what its numbers mean.
 
     Files:
@@ -81,16 +64,17 @@ def save_instances(
 
     Args:
         cases: with the objects to write, best first.
-        grids: of their files.
         classes: names.
         folder: where the files go.
     """
     files, rows, taken = [], [], set[Path]()
-    for case, grid in zip(cases, grids, strict=True):
+    for case in cases:
+        if case.grid is None:
+            raise ValueError(f"{case.scan_id}: without its grid, no label map can be written.")
         numbers = instance_map(decode_masks(case.masks, case.size))
         counts = np.bincount(numbers.ravel(), minlength=len(case.labels) + 1)[1:]
         stem = file_stem(folder / FOLDER, case.scan_id, taken)
-        files.append(write_label_map(stem, numbers.reshape(grid.file_shape), grid))
+        files.append(write_label_map(stem, numbers.reshape(case.grid.file_shape), case.grid))
         for number, (label, score, count) in enumerate(zip(case.labels, case.scores, counts, strict=True), start=1):
             row = {"scan_id": case.scan_id, "instance": number, "class": classes[label]}
             rows.append({**row, "score": float(score), "voxels": int(count)})

@@ -20,7 +20,7 @@ from custom.tasks.detection.geometry import clip_boxes
 from custom.tasks.detection.results import BoxCase
 from custom.tasks.detection.task import DetectionTask, box_case, said
 from custom.tasks.instances.masks import decode_masks, resampled
-from custom.tasks.instances.results import InstanceCase, add_segmentations, save_instances
+from custom.tasks.instances.results import InstanceCase, save_instances
 from custom.tasks.labelled import groups_of
 from custom.tasks.segmentation.geometry import ScanGrid
 from custom.visual.instances import draw_outlines
@@ -75,10 +75,8 @@ class InstanceTask(DetectionTask):
         files = super().save(cases, decisions, folder)
         if not cases:
             return files
-        add_segmentations(cast(Sequence[InstanceCase], cases), Path(folder))
         kept = [self._kept(case, decisions) for case in cases]
-        grids = [ScanGrid.of(self._image(case)) for case in cases]
-        return files + save_instances(kept, grids, self.classes, Path(folder))
+        return files + save_instances(kept, self.classes, Path(folder))
 
     def draw(self, case: BoxCase, decisions: Mapping[str, Any], axes: Axes) -> None:
         """Draw the scan as `datasets.LoadScand` turns it, its true outlines and those above the thresholds."""
@@ -121,7 +119,7 @@ def instance_case(item: Mapping[str, Any], output: Mapping[str, Tensor]) -> Inst
     for some in output["masks"].detach().cpu()[kept].split(_AT_ONCE):
         codes += encode_masks((resampled(some, to_file, case.size) >= _INSIDE).numpy())
     facts = {field.name: getattr(case, field.name) for field in fields(case)}
-    return InstanceCase(**facts, masks=codes, true_masks=item.get("scan_masks"))
+    return InstanceCase(**facts, masks=codes, true_masks=item.get("scan_masks"), grid=ScanGrid.of(item["image"]))
 
 
 def _turned(codes: Sequence[dict[str, Any]], case: BoxCase, image: MetaTensor) -> np.ndarray:

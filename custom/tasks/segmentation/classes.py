@@ -156,7 +156,7 @@ class EncodeLabelsd(MapTransform):
         allow_missing_keys: whether data without them is passed on.
 
     Raises:
-        ValueError: by the call, for a code that no training label map has.
+        ScanError: by the call, for a code that is no class; ``skip_bad`` leaves the scan out.
     """
 
     def __init__(self, keys: KeysCollection, classes: LabelClasses, allow_missing_keys: bool = False) -> None:
@@ -171,7 +171,7 @@ class EncodeLabelsd(MapTransform):
             try:
                 indices = self.classes.encode(codes.as_tensor())
             except ValueError as error:
-                raise ValueError(f"{codes.meta.get('filename_or_obj', key)}: {error}") from None
+                raise ScanError(codes.meta.get("filename_or_obj", key), str(error).rstrip(".")) from None
             result[key] = MetaTensor(indices, meta=codes.meta)
         return result
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from custom.tasks.segmentation import EncodeLabelsd, LabelClasses, codes_in, label_classes
 from datasets import LoadScand
+from datasets.errors import ScanError
 
 
 def write(path: Path, codes: list[int]) -> dict:
@@ -66,7 +67,7 @@ def test_a_code_that_no_training_scan_has_is_an_error_that_names_the_file(tmp_pa
     load = LoadScand("image", 2, label_keys="label", allow_missing_keys=True)
     strict = EncodeLabelsd("label", label_classes(None, [train], 2, other_codes="error"))
     assert strict(load(train))["label"].max() == 1
-    with pytest.raises(ValueError, match=r"b\.png.*\[9\].*--classes"):
+    with pytest.raises(ScanError, match=r"b\.png.*\[9\].*--classes"):
         strict(load(other))
     lenient = EncodeLabelsd("label", label_classes(None, [train], 2))
     assert lenient(load(other))["label"].unique().tolist() == [0, 1]
