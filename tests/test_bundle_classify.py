@@ -107,11 +107,9 @@ def test_fine_tuning_a_pretrained_encoder(classify, encoder: Path, scans: Path, 
         assert report["bootstrap"]["unit"] == "group"
         for name in ("accuracy", "balanced_accuracy", "macro_auroc"):
             assert 0 <= report["intervals"][name][0] <= report["intervals"][name][1] <= 1
-    with open(tmp_path / "out" / "predictions.csv", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert len(rows) == 20
-    test_rows = [row for row in rows if row["split"] == "test"]
-    right = np.mean([row["label"] == row["predicted"] for row in test_rows])
+    rows, val_rows = (table(tmp_path / "out" / "predictions" / split / "predictions.csv") for split in ("test", "val"))
+    assert len(rows) == len(val_rows) == 10
+    right = np.mean([row["label"] == row["predicted"] for row in rows])
     assert right == pytest.approx(metrics["test"]["accuracy"])
     assert all(float(row["p(plain)"]) + float(row["p(spot)"]) == pytest.approx(1, abs=1e-5) for row in rows)
     assert (tmp_path / "out" / "confusion_matrix.png").stat().st_size > 1000
@@ -250,7 +248,7 @@ def test_a_trained_model_measures_again_and_predicts(
         shutil.copy(scans / f"s{index}.png", new)
     apply(configs, trained, "predict", tmp_path / "predicted", dataset_dir=str(new))
     rows = table(tmp_path / "predicted" / "predictions.csv")
-    known = {row["scan_id"]: row for row in table(trained / "predictions.csv")}
+    known = {row["scan_id"]: row for row in table(trained / "predictions" / "test" / "predictions.csv")}
     assert [row["scan_id"] for row in rows] == ["s30.png", "s31.png"]
     for row in rows:
         assert row["label"] == ""
@@ -348,7 +346,9 @@ def test_probe_of_several_labels(classify, configs: Path, several: Path, encoder
     assert "accuracy" not in metrics["test"]
     again = apply(configs, tmp_path / "out", "evaluate", tmp_path / "again")
     assert again["test"] == metrics["test"]
-    rows = table(tmp_path / "out" / "predictions.csv")
+    rows = [
+        row for split in ("val", "test") for row in table(tmp_path / "out" / "predictions" / split / "predictions.csv")
+    ]
     assert {row["label"] for row in rows} == {"none", "bright", "square", "bright|square"}
     for row in rows:
         above = [name for name in LABELS if float(row[f"p({name})"]) >= metrics["decisions"]["thresholds"][name]]

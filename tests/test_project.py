@@ -22,6 +22,15 @@ ROOM_MAY_USE = {
     "metrics": {"keys", "files"},
     "synthesis": {"keys", "files", "localizers"},
     "visual": {"keys", "files", "losses"},
+    "tasks": {
+        "components",
+        "files",
+        "keys",
+        "metrics",
+        "networks",
+        "options",
+        "visual",
+    },
     "handlers": {"keys", "files", "losses", "networks", "visual"},
 }
 

@@ -5,6 +5,7 @@ from custom.networks.decoders import SparKDecoder, ThinDecoder
 from custom.networks.encoder import Encoder, EncoderSpec
 from custom.networks.masked_layers import UnsupportedLayerError
 from custom.networks.mim import MaskedImageModel
+from custom.networks.parameters import parameter_groups
 from custom.networks.visibility import Visibility
 from custom.networks.weights import KeyReport, encoder_record, file_hash, load_encoder, load_weights, save_encoder
 
@@ -21,5 +22,6 @@ __all__ = [
     "file_hash",
     "load_encoder",
     "load_weights",
+    "parameter_groups",
     "save_encoder",
 ]

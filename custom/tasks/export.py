@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
@@ -21,20 +20,10 @@ from custom.files import write_atomically
 from custom.networks import Encoder
 from custom.tasks.detection.retinanet import RetinaDetector
 from custom.tasks.instances.mask_rcnn import MaskDetector
-from custom.tasks.results import write_json
-from custom.workflows.trained import TrainedModel
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx"}
-_NO_SCANS = {
-    "_target_": "datasets.Datalist",
-    "root": "",
-    "layout": "none",
-    "items": [],
-    "classes": [],
-    "spatial_dims": "@spatial_dims",
-}
 Run = Callable[[Tensor], list[Tensor]]
 
 
@@ -110,51 +99,6 @@ def export_model(
     write_atomically(file, write)
     logger.info("%s: equal to the network within %.1e.", file, max(facts["difference"].values()))
     return {"format": format, "file": Path(file).name, "inputs": ["image"], "outputs": names, **facts}
-
-
-class ModelExport:
-    """Export of a trained model, for ``export.yaml``.
-
-    Args:
-        trained: the model.
-        file: where to write; None: beside the model.
-        format: see :func:`export_model`.
-        image_size: of the example; None: the size at which the model was trained.
-        tolerance: see :func:`export_model`.
-    """
-
-    def __init__(
-        self,
-        trained: TrainedModel,
-        file: str | Path | None = None,
-        format: str = "torchscript",
-        image_size: Sequence[int] | None = None,
-        tolerance: float = 1e-4,
-    ) -> None:
-        model = Path(trained.settings["model"])
-        self.trained, self.model = trained, model
-        self.file = model.with_suffix(SUFFIXES.get(format, "")) if file is None else Path(file)
-        self.format, self.tolerance = format, tolerance
-        settings = trained.settings
-        self.size = list(image_size or settings.get("patch_size") or settings["image_size"])
-
-    def run(self) -> dict[str, Any]:
-        """Write the file, and beside it a JSON file with what it takes and gives and how scans become its input."""
-        network = self._network()
-        shape = (2, int(self.trained.settings["channels"]), *self.size)
-        example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-        facts = export_model(network, example, self.file, self.format, self.tolerance)
-        record = {key: self.trained.record[key] for key in ("task", "settings", "decisions", "sha256")}
-        write_json(self.file.with_name(f"{self.file.name}.json"), {**facts, "image_size": self.size, "model": record})
-        return facts
-
-    def _network(self) -> nn.Module:
-        parser = ConfigParser(ConfigParser.load_config_file(str(self.trained.config)))
-        parser.update(copy.deepcopy(self.trained.settings))
-        parser["datalist"] = _NO_SCANS  # the network is rebuilt from its record: nothing is read, nothing must be there
-        network: nn.Module = parser.get_parsed_content("network_def")
-        network.load_state_dict(torch.load(self.model, map_location="cpu", weights_only=True))
-        return network
 
 
 def _named(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

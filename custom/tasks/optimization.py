@@ -16,7 +16,7 @@ from typing import Any
 from torch import fx, nn
 
 from custom.networks import Encoder
-from custom.workflows.pretraining import parameter_groups
+from custom.networks.parameters import parameter_groups
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def layer_decay_groups(
     What is not the encoder's (heads, decoders, pyramids) learns at ``learning_rate``; a stage of the encoder at
     ``learning_rate * layer_decay ** k`` where k = 1 for the last stage and grows by one a stage towards the image
     (Clark et al., ELECTRA, 2020, appendix A; Bao et al., BEiT, 2022, for masked image modelling). Biases and
-    normalisation are not decayed, see :func:`custom.workflows.parameter_groups`. With ``layer_decay`` 1 the groups are
+    normalisation are not decayed, see :func:`custom.networks.parameter_groups`. With ``layer_decay`` 1 the groups are
     the same as there. Schedulers that multiply each group's rate (PyTorch's LambdaLR, MONAI's WarmupCosineSchedule)
     keep the ratios.
 

@@ -6,7 +6,7 @@ from custom.workflows.gate import GateRun
 from custom.workflows.heed import heed_gate
 from custom.workflows.localizers import load_localizer
 from custom.workflows.output import prepare_output_dir
-from custom.workflows.pretraining import MIMPrepareBatch, choose_prompts, parameter_groups
+from custom.workflows.pretraining import MIMPrepareBatch, choose_prompts
 from custom.workflows.trained import TrainedModel
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "choose_prompts",
     "heed_gate",
     "load_localizer",
-    "parameter_groups",
     "prepare_output_dir",
     "show_root_causes",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.engines import PrepareBatch
-from torch import Tensor, nn
+from torch import Tensor
 
 from custom.keys import MIMKeys
 from custom.losses import MIMTarget
@@ -68,22 +68,6 @@ def choose_prompts(
             "or choose --masking random."
         )
     return prompts
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters for the optimizer: no weight decay on biases, normalisation and mask tokens (as in SparK).
-
-    Args:
-        network: its parameters without gradient are left out.
-        weight_decay: for all weights of convolutions and linear layers.
-    """
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            is_weight = sum(side > 1 for side in parameter.shape) > 1
-            (decayed if is_weight else free).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
 def _plain(value: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from benchmarks.plain import networks
 from benchmarks.plain.__main__ import write_tables
 from benchmarks.plain.training import Batches, first_of, train
 from custom.components import load_component
+from custom.networks import parameter_groups
 from custom.tasks import few_labelled
 from custom.tasks.detection.retinanet import RetinaDetector
 from custom.tasks.segmentation.networks import PyramidSegmenter
-from custom.workflows import parameter_groups
 
 ANCHORS = {"base_shapes": [[8, 8], [12, 16]], "scales": [1, 2, 4, 8]}
 

@@ -12,9 +12,8 @@ from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 
 from custom.components import component_names, load_component
-from custom.networks import Encoder
+from custom.networks import Encoder, parameter_groups
 from custom.tasks.optimization import encoder_stages, freeze_stages, layer_decay_groups
-from custom.workflows import parameter_groups
 
 ENCODERS = Path("bundle/configs/encoders")
 STAGES = {

@@ -10,7 +10,8 @@ import torch
 from monai.data import MetaTensor
 
 from custom.masking import RandomMasking, RegionMasking
-from custom.workflows import MIMPrepareBatch, choose_prompts, parameter_groups, prepare_output_dir, show_root_causes
+from custom.networks import parameter_groups
+from custom.workflows import MIMPrepareBatch, choose_prompts, prepare_output_dir, show_root_causes
 
 
 def test_a_batch_becomes_image_target_and_mask():

@@ -14,9 +14,8 @@ from benchmarks.speed.cases import Case
 from benchmarks.speed.contenders.work import EncoderWork, Masks, TrainingStep
 from custom.components import load_component
 from custom.losses import HiddenCellLoss, MIMTarget
-from custom.networks import Encoder, EncoderSpec, MaskedImageModel, Visibility
+from custom.networks import Encoder, EncoderSpec, MaskedImageModel, Visibility, parameter_groups
 from custom.networks.packed.rows import Rows
-from custom.workflows import parameter_groups
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundle" / "configs"
 # As in pretrain.yaml.

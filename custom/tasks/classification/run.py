@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classification from a pretrained encoder: the shared order of events, and two files about all splits at once."""
+"""Classification from a pretrained encoder: the shared order of events, and a picture of what is taken for what."""
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from custom.files import write_atomically
-from custom.tasks.results import write_table
 from custom.tasks.task_run import TaskRun
 from custom.visual.confusion import confusion_figure
 
@@ -17,14 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 class ClassificationRun(TaskRun):
-    """A :class:`TaskRun` that also writes ``predictions.csv`` and ``confusion_matrix.png`` into ``output_dir``."""
+    """A :class:`TaskRun` that also writes ``confusion_matrix.png`` into ``output_dir``."""
 
     def run(self) -> dict[str, Any]:
         """Do all of it; return the content of ``metrics.json``."""
         metrics = super().run()
-        splits = list(self.loaders)
-        write_table(self.output_dir / "predictions.csv", [row for split in splits for row in self._rows(split)])
-        counts, classes = confusion_counts({split: metrics[split] for split in splits}, metrics["classes"])
+        counts, classes = confusion_counts({split: metrics[split] for split in self.loaders}, metrics["classes"])
         figure = confusion_figure(counts, classes)
         write_atomically(self.output_dir / "confusion_matrix.png", lambda target: figure.savefig(target, format="png"))
         logger.info(
@@ -32,10 +28,6 @@ class ClassificationRun(TaskRun):
             "without --encoder" if metrics.get("encoder") else "with --encoder <output of pretrain.yaml>",
         )
         return metrics
-
-    def _rows(self, split: str) -> list[dict[str, Any]]:
-        with open(self.output_dir / "predictions" / split / "predictions.csv", newline="") as stream:
-            return [{"split": split, **row} for row in csv.DictReader(stream)]
 
 
 def confusion_counts(reports: Mapping[str, Any], classes: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model for other programs: rebuilt from its record, exported and compared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from custom.tasks.export import SUFFIXES, export_model
+from custom.tasks.results import write_json
+from custom.workflows.trained import TrainedModel
+
+_NO_SCANS = {
+    "_target_": "datasets.Datalist",
+    "root": "",
+    "layout": "none",
+    "items": [],
+    "classes": [],
+    "spatial_dims": "@spatial_dims",
+}
+
+
+class ModelExport:
+    """Export of a trained model, for ``export.yaml``.
+
+    Args:
+        trained: the model.
+        file: where to write; None: beside the model.
+        format: see :func:`custom.tasks.export.export_model`.
+        image_size: of the example; None: the size at which the model was trained.
+        tolerance: see :func:`custom.tasks.export.export_model`.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        file: str | Path | None = None,
+        format: str = "torchscript",
+        image_size: Sequence[int] | None = None,
+        tolerance: float = 1e-4,
+    ) -> None:
+        model = Path(trained.settings["model"])
+        self.trained, self.model = trained, model
+        self.file = model.with_suffix(SUFFIXES.get(format, "")) if file is None else Path(file)
+        self.format, self.tolerance = format, tolerance
+        settings = trained.settings
+        self.size = list(image_size or settings.get("patch_size") or settings["image_size"])
+
+    def run(self) -> dict[str, Any]:
+        """Write the file, and beside it a JSON file with what it takes and gives and how scans become its input."""
+        network = self._network()
+        shape = (2, int(self.trained.settings["channels"]), *self.size)
+        example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        facts = export_model(network, example, self.file, self.format, self.tolerance)
+        record = {key: self.trained.record[key] for key in ("task", "settings", "decisions", "sha256")}
+        write_json(self.file.with_name(f"{self.file.name}.json"), {**facts, "image_size": self.size, "model": record})
+        return facts
+
+    def _network(self) -> nn.Module:
+        parser = ConfigParser(ConfigParser.load_config_file(str(self.trained.config)))
+        parser.update(copy.deepcopy(self.trained.settings))
+        parser["datalist"] = _NO_SCANS  # the network is rebuilt from its record: nothing is read, nothing must be there
+        network: nn.Module = parser.get_parsed_content("network_def")
+        network.load_state_dict(torch.load(self.model, map_location="cpu", weights_only=True))
+        return network
