@@ -271,9 +271,16 @@ def shared_encoders(study: Mapping[str, Any]) -> list[str]:
 
 
 def settings_line(study: Mapping[str, Any], task: str) -> str:
-    """Return the options of a task in one line."""
-    said = ", ".join(f"{key} {value}" for key, value in study["tasks"][task]["options"].items())
-    return f"`{study['tasks'][task]['config']}.yaml`: {said}."
+    """Return the options of a task, and what some sets have otherwise."""
+    lines = [f"`{study['tasks'][task]['config']}.yaml`: {_said(study['tasks'][task]['options'])}."]
+    for name, settings in study["sets"].items():
+        if settings["tasks"].get(task):
+            lines.append(f"`{name}`: {_said(settings['tasks'][task])}.")
+    return " ".join(lines)
+
+
+def _said(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {'all' if value is None else value}" for key, value in options.items())
 
 
 def rows_of(study: Mapping[str, Any], found: Found, name: str, task: str) -> list[list[str]]:

@@ -245,3 +245,11 @@ def test_guesses_reach_on_real_scans_what_their_readme_says(data_root):
 def test_runs_share_encoders_in_turn_where_there_are_fewer() -> None:
     study = {"seeds": [4, 5, 6], "pretrain_seeds": [0, 1]}
     assert [downstream.pretraining_seed(study, seed) for seed in study["seeds"]] == [0, 1, 0]
+
+
+def test_the_table_says_what_a_set_has_otherwise() -> None:
+    study = {
+        "tasks": {"detection": {"config": "detect", "options": {"train_scans": 256}}},
+        "sets": {"brain": {"tasks": {"detection": {}}}, "lungs": {"tasks": {"detection": {"train_scans": None}}}},
+    }
+    assert downstream.settings_line(study, "detection") == "`detect.yaml`: train_scans 256. `lungs`: train_scans all."
