@@ -10,7 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-import torch
+
+# Before torch is imported: the tests run in as many processes as there are cores, and their tensors are small.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
