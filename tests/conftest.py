@@ -14,7 +14,7 @@ import pytest
 # Before torch is imported: the tests run in as many processes as there are cores, and their tensors are small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
+import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
