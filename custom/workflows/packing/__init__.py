@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained segmentation model as a bundle of MONAI's Model Zoo, which needs nothing of this repository."""
+"""Bundles of MONAI's Model Zoo, which need nothing of this repository: a trained model, a text-prompted localizer."""
 
 from custom.workflows.packing.pack import BundlePacking
+from custom.workflows.packing.segmentation import SegmentationPacking
 
-__all__ = ["BundlePacking"]
+__all__ = ["BundlePacking", "SegmentationPacking"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def packed_metadata(
+def segmentation_metadata(
     base: Mapping[str, Any],
     settings: Mapping[str, Any],
     names: Sequence[str],

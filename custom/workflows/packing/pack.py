@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pack.yaml`: the folder that goes into the zoo's repository, and the zip that it hosts."""
+"""What every bundle has: the folder that goes into the zoo's repository, and the zip that it hosts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import logging
 import re
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -21,41 +23,50 @@ from custom.tasks.results import write_json
 from custom.workflows.packing.archive import write_zip
 from custom.workflows.packing.checks import LARGEST_FILE, check_contents
 from custom.workflows.packing.defaults import with_defaults
-from custom.workflows.packing.metadata import packed_metadata
-from custom.workflows.packing.readme import readme_words
+from custom.workflows.packing.readme import shared_words
 from custom.workflows.packing.renaming import outside_names, renamed
-from custom.workflows.packing.trained import (
-    class_names,
-    encoder_component,
-    inference_defaults,
-    packed_record,
-    segmentation_record,
-    train_defaults,
-)
 
 logger = logging.getLogger(__name__)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SOURCES = Path(__file__).resolve().parents[2]  # custom/, beside datasets/
 _NOT_PACKED = ("workflows/packing",)
-_REPLACED = {"inference.yaml", "evaluate.yaml", "metadata.json", "pack.yaml"}
-_NAME = re.compile(r"[a-z][a-z0-9_]*_segmentation")
-_PACKAGE = re.compile(r"[a-z][a-z0-9_]*")
+_WORD = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = ("custom", "datasets", "scripts", "monai")
 
 
-class BundlePacking:
-    """Pack a model of ``train.yaml`` as a segmentation bundle of MONAI's Model Zoo.
+@dataclass(frozen=True)
+class Content:
+    """What one bundle has of its own.
+
+    Args:
+        metadata: ``configs/metadata.json``.
+        words: what the template of ``docs/README.md`` leaves open, beside :func:`shared_words`.
+        weights: file that becomes ``models/model.pt``.
+        record: ``models/model.json``.
+        defaults: config -> values of its top-level keys.
+        components: file in ``configs`` -> its text.
+    """
+
+    metadata: Mapping[str, Any]
+    words: Mapping[str, str]
+    weights: Path
+    record: Mapping[str, Any]
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    components: Mapping[str, str] = field(default_factory=dict)
+
+
+class BundlePacking(ABC):
+    """Pack a bundle of MONAI's Model Zoo.
 
     Writes into ``output_dir``, laid out as the zoo's repository is: ``models/<name>/``,
     ``ci/unit_tests/test_<name>.py`` and ``<name>_v<version>.zip``. An earlier bundle of that name is replaced once the
     new one has passed all checks.
 
     Args:
-        model: ``model.pt`` of a finished run, with ``model.json`` beside it.
         bundle_root: the repository's ``bundle`` folder.
         output_dir: where it goes.
-        name: of the bundle, ending in ``_segmentation``: MONAI Label takes the kind of task from it.
+        name: of the bundle, ending in :attr:`kind`: MONAI Label takes the kind of task from it.
         package: name of the Python package inside the bundle. It should be no other bundle's: programs that serve
             several bundles import them side by side.
         modality: of the scans, for the metadata.
@@ -64,9 +75,11 @@ class BundlePacking:
             them in any case. Needed for more than 25 MB.
     """
 
+    kind: ClassVar[str]  # last word of the name; folder of the templates
+    left_out: ClassVar[frozenset[str]]  # configs of the repository that do not go into the bundle
+
     def __init__(
         self,
-        model: str | Path,
         bundle_root: str | Path,
         output_dir: str | Path,
         name: str,
@@ -75,10 +88,19 @@ class BundlePacking:
         metadata: Mapping[str, Any] | str | None = None,
         weights_url: str | None = None,
     ) -> None:
-        self.model, self.bundle_root, self.output_dir = Path(model), Path(bundle_root), Path(output_dir)
+        self.bundle_root, self.output_dir = Path(bundle_root), Path(output_dir)
         self.name, self.package, self.modality = name, package, modality
         self.changes = mapping(metadata, "metadata")
         self.weights_url = weights_url
+
+    @abstractmethod
+    def content(self, base: Mapping[str, Any], temporary: Path) -> Content:
+        """Return what this bundle has of its own.
+
+        Args:
+            base: ``metadata.json`` of the repository.
+            temporary: folder for files that are made for it.
+        """
 
     def run(self) -> Path:
         """Do it.
@@ -92,18 +114,19 @@ class BundlePacking:
             OSError: if a file cannot be written.
         """
         self._check_names()
-        record = segmentation_record(self.model)
-        self._check_size()
         final = self.output_dir / "models" / self.name
-        if final.exists() and not (final / "configs" / "metadata.json").is_file():
-            raise ValueError(f"{final} is there and no bundle. Move it away, or choose another --output_dir.")
+        base = json.loads((self.bundle_root / "configs" / "metadata.json").read_text())
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.output_dir) as temporary:
+            content = self.content(base, Path(temporary))
+            self._check_size(content.weights)
+            if final.exists() and not (final / "configs" / "metadata.json").is_file():
+                raise ValueError(f"{final} is there and no bundle. Move it away, or choose another --output_dir.")
             folder = Path(temporary) / self.name
-            metadata = self._fill(folder, record)
+            self._fill(folder, content)
             check_contents(folder)
-            archive = self.output_dir / f"{self.name}_v{metadata['version']}.zip"
-            weights = {"models/model.pt": self.model}
+            archive = self.output_dir / f"{self.name}_v{content.metadata['version']}.zip"
+            weights = {"models/model.pt": content.weights}
             write_zip(archive, folder, extra=weights, without=("large_files.yml",))
             shutil.rmtree(final, ignore_errors=True)
             final.parent.mkdir(exist_ok=True)
@@ -113,35 +136,30 @@ class BundlePacking:
         return final
 
     def _check_names(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"--name {self.name!r}: lower case, with underscores, ending in _segmentation.")
-        if not _PACKAGE.fullmatch(self.package) or self.package in _TAKEN:
+        if not _WORD.fullmatch(self.name) or not self.name.endswith(f"_{self.kind}"):
+            raise ValueError(f"--name {self.name!r}: lower case, with underscores, ending in _{self.kind}.")
+        if not _WORD.fullmatch(self.package) or self.package in _TAKEN:
             raise ValueError(f"--package {self.package!r}: a name of its own, lower case, with underscores.")
 
-    def _check_size(self) -> None:
-        size = self.model.stat().st_size
+    def _check_size(self, weights: Path) -> None:
+        size = weights.stat().st_size
         if size > LARGEST_FILE and not self.weights_url:
             raise ValueError(
-                f"{self.model} has {size / 2**20:.0f} MB; the zoo takes files of more than 25 MB by link only. Say "
+                f"{weights} has {size / 2**20:.0f} MB; the zoo takes files of more than 25 MB by link only. Say "
                 "where it will lie with --weights_url."
             )
 
-    def _fill(self, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the bundle; return its metadata."""
+    def _fill(self, folder: Path, content: Content) -> None:
         self._write_package(folder)
-        self._write_configs(folder / "configs", record["settings"])
-        base = json.loads((self.bundle_root / "configs" / "metadata.json").read_text())
-        names = class_names(record["settings"]["classes"])
-        metadata = packed_metadata(base, record["settings"], names, self.modality, self.changes)
-        write_json(folder / "configs" / "metadata.json", metadata)
+        self._write_configs(folder / "configs", content)
+        write_json(folder / "configs" / "metadata.json", dict(content.metadata))
         shutil.copy(self.bundle_root / "LICENSE", folder / "LICENSE")
         (folder / "docs").mkdir()
         shutil.copy(self.bundle_root / "docs" / "data_license.txt", folder / "docs" / "data_license.txt")
-        words = readme_words(self.name, self.package, record, metadata, self.model.with_name("metrics.json"))
-        readme = Template((_TEMPLATES / "README.md").read_text()).substitute(words)
+        words = {**shared_words(self.name, self.package, content.metadata), **content.words}
+        readme = Template((_TEMPLATES / self.kind / "README.md").read_text()).substitute(words)
         (folder / "docs" / "README.md").write_text(readme)
-        self._write_model(folder, record)
-        return metadata
+        self._write_model(folder, content)
 
     def _write_package(self, folder: Path) -> None:
         for source, target in (
@@ -163,42 +181,35 @@ class BundlePacking:
                 f"Imports that would not work in the bundle: {left}. Write them as `from custom.x import y`."
             )
 
-    def _write_configs(self, target: Path, settings: Mapping[str, Any]) -> None:
+    def _write_configs(self, target: Path, content: Content) -> None:
         source = self.bundle_root / "configs"
         for path in sorted(source.rglob("*")):
             name = path.relative_to(source).as_posix()
-            if path.is_file() and name not in _REPLACED:
+            if path.is_file() and name not in self.left_out:
                 self._write_renamed(path, target / name)
-        trained = yaml.safe_dump(encoder_component(settings), sort_keys=False)
-        _write(
-            target / "encoders" / "trained.yaml", renamed(f"# The encoder of models/model.pt.\n{trained}", self.package)
-        )
-        for name in ("inference.yaml", "evaluate.yaml"):
-            self._write_renamed(_TEMPLATES / name, target / name)
-        weights = "$@bundle_root + '/models/model.pt'"
-        for name, values in (
-            ("train.yaml", train_defaults(settings)),
-            ("inference.yaml", inference_defaults(settings)),
-            ("export.yaml", {"model": weights}),
-        ):
+        for path in sorted((_TEMPLATES / self.kind).glob("*.yaml")):
+            self._write_renamed(path, target / path.name)
+        for name, text in content.components.items():
+            _write(target / name, renamed(text, self.package))
+        for name, values in content.defaults.items():
             path = target / name
             try:
                 path.write_text(with_defaults(path.read_text(), values))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
 
-    def _write_model(self, folder: Path, record: Mapping[str, Any]) -> None:
-        text = renamed(json.dumps(packed_record(record)), self.package)
+    def _write_model(self, folder: Path, content: Content) -> None:
+        text = renamed(json.dumps(content.record), self.package)
         write_json(folder / "models" / "model.json", json.loads(text))
         if not self.weights_url:
-            shutil.copy(self.model, folder / "models" / "model.pt")
+            shutil.copy(content.weights, folder / "models" / "model.pt")
             return
-        digest = hashlib.sha256(self.model.read_bytes()).hexdigest()
+        digest = hashlib.sha256(content.weights.read_bytes()).hexdigest()
         entry = {"path": "models/model.pt", "url": self.weights_url, "hash_val": digest, "hash_type": "sha256"}
         _write(folder / "large_files.yml", yaml.safe_dump({"large_files": [entry]}, sort_keys=False))
 
     def _write_unit_test(self) -> None:
-        text = (_TEMPLATES / "unit_test.py").read_text().replace("NAME_OF_THE_BUNDLE", self.name)
+        text = (_TEMPLATES / self.kind / "unit_test.py").read_text().replace("NAME_OF_THE_BUNDLE", self.name)
         _write(self.output_dir / "ci" / "unit_tests" / f"test_{self.name}.py", text)
 
     def _write_renamed(self, source: Path, target: Path) -> None:

@@ -1,82 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the template of the bundle's docs/README.md leaves open."""
+"""What the templates of docs/README.md leave open in every bundle."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 
-def readme_words(
-    name: str, package: str, record: Mapping[str, Any], metadata: Mapping[str, Any], metrics: Path
-) -> dict[str, str]:
+def shared_words(name: str, package: str, metadata: Mapping[str, Any]) -> dict[str, str]:
     """Return the words to fill in.
 
     Args:
         name: of the bundle.
         package: of its Python code.
-        record: of the trained model.
         metadata: of the bundle.
-        metrics: ``metrics.json`` of the run that trained it; without it no figures are told.
     """
-    settings, facts = record["settings"], record.get("facts", {})
-    image = metadata["network_data_format"]["inputs"]["image"]
-    labels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    is_phantom = str(settings["dataset_dir"]).startswith("phantom:")
-    spec = settings["recorded_encoder"]
-    network = spec["network"].rpartition(".")[2]
-    size = " x ".join(str(side) for side in image["spatial_shape"])
     packages = metadata["required_packages_version"]
     return {
         "name": name,
         "package": package,
         "title": metadata["name"],
         "authors": metadata["authors"],
-        "tags": f"Segmentation, {image['modality']}, "
-        f"{settings['spatial_dims']}D, self-supervised, masked image modelling, text prompt",
         "task": metadata["task"],
-        "network": f"{network} ({_arguments(spec['arguments'])}), decoder {settings['segmenter']}",
-        "pretrained": "The encoder was pretrained." if facts.get("encoder_sha256") else "It was trained from scratch.",
-        "input": f"{image['num_channels']} channel(s), {size} voxels, values from 0 to 1",
-        "labels": ", ".join(f"{code} {label}" for code, label in labels.items()),
-        "data": _data(facts, is_phantom),
-        "performance": _performance(metrics, is_phantom),
-        "whole": "windows of that size slide over the scan"
-        if settings["patch_size"]
-        else "longest side scaled to that size, the rest padded",
         "versions": f"MONAI {metadata['monai_version']}, PyTorch {metadata['pytorch_version']}, "
         f"NumPy {metadata['numpy_version']}",
         "requirements": " ".join(f'"{each}=={version}"' for each, version in packages.items()),
         "pins": f'"monai=={metadata["monai_version"]}" "torch=={metadata["pytorch_version"]}" '
         f'"numpy=={metadata["numpy_version"]}"',
     }
-
-
-def _arguments(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in arguments.items()) or "MONAI's defaults"
-
-
-def _data(facts: Mapping[str, Any], is_phantom: bool) -> str:
-    counts = ", ".join(f"{split} {count}" for split, count in facts.get("num_scans", {}).items())
-    kind = (
-        "Generated scans (brain MRI or chest phantoms), which the bundle makes anew on first use: **no real scan was "
-        "seen, the weights show that the bundle works and are of no other use.**"
-        if is_phantom
-        else "A data set of the one who trained the model; it is not part of the bundle. Put yours where "
-        "`--dataset_dir` says."
-    )
-    return f"{kind} Scans: {counts}." if counts else kind
-
-
-def _performance(metrics: Path, is_phantom: bool) -> str:
-    if not metrics.is_file():
-        return "No figures were packed."
-    test = json.loads(metrics.read_text()).get("test", {})
-    if not test.get("num_scans"):
-        return "No figures were packed."
-    named = (("dice", "Dice"), ("nsd", "NSD"), ("hd95", "HD95"))
-    figures = ", ".join(f"{label} {test[key]:.3f}" for key, label in named if isinstance(test.get(key), float))
-    where = "generated scans" if is_phantom else "scans of its own test split"
-    return f"Mean over {test['num_scans']} {where}, on the voxels of the scans: {figures}."
