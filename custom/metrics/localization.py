@@ -49,8 +49,13 @@ def compare_with_truth(probability: np.ndarray, target: np.ndarray, threshold: f
 
 
 def in_boxes(boxes: Sequence[Sequence[float]], shape: Sequence[int]) -> np.ndarray:
-    """Return the boolean picture ``[X, Y]`` that boxes ``[x, y, width, height]`` in pixels cover."""
+    """Return the boolean picture ``[X, Y]`` that boxes ``[x, y, width, height]`` in pixels cover.
+
+    A pixel counts if a box covers some of it; a millionth of a pixel is rounding, not some.
+    """
     inside = np.zeros(tuple(shape), dtype=bool)
     for x, y, width, height in boxes:
-        inside[int(x) : int(np.ceil(x + width)), int(y) : int(np.ceil(y + height))] = True
+        low = np.floor(np.array([x, y]) + 1e-6).clip(min=0).astype(int)
+        high = np.ceil(np.array([x + width, y + height]) - 1e-6).clip(min=0).astype(int)
+        inside[low[0] : high[0], low[1] : high[1]] = True
     return inside

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -18,7 +19,7 @@ from custom.networks.packed.rows import Rows
 from custom.networks.tracing import trace_features, used_modules
 from custom.networks.visibility import Visibility
 
-PROBE_SIZE = 32
+PROBE_SIZE = 128  # voxels along each side, of which only shapes are computed
 Execution = Literal["auto", "packed", "masked_dense"]
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -158,12 +159,9 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _probe(self, features: Sequence[str]) -> tuple[list[int], list[int]]:
-        training = {module: module.training for module in self.network.modules()}
-        reference = next(self.network.parameters())
-        image = torch.zeros((1, self.in_channels) + (PROBE_SIZE,) * self.spatial_dims).to(reference)
-        maps = run_dense(self.graph, self.network.eval(), image)
-        for module, mode in training.items():
-            module.training = mode
+        shapes_only = copy.deepcopy(self.network).eval().to("meta")
+        image = torch.zeros((1, self.in_channels) + (PROBE_SIZE,) * self.spatial_dims, device="meta")
+        maps = run_dense(self.graph, shapes_only, image)
         strides = [_stride(name, value) for name, value in zip(features, maps, strict=True)]
         if any(coarse <= fine for fine, coarse in pairwise(strides)):
             raise ValueError(

@@ -51,3 +51,13 @@ def test_boxes():
     assert inside[1, 0]
     assert inside[2, 0]
     assert inside[3, 2]
+
+
+def test_boxes_touch_no_pixel_by_rounding():
+    exact = in_boxes([[1, 1, 2, 2]], (5, 5))
+    assert (in_boxes([[1 - 1e-12, 1 + 1e-12, 2 + 2e-12, 2]], (5, 5)) == exact).all()
+
+
+def test_boxes_over_the_edge_are_cut():
+    assert in_boxes([[-1.5, -2, 3, 3]], (5, 5)).sum() == 2
+    assert not in_boxes([[-3, -3, 2, 2]], (5, 5)).any()
