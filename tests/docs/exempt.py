@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands of the documentation that the tests do not run, each with its reason."""
+
+from __future__ import annotations
+
+# Parts of commands, between `&&` and `;`, by how they begin.
+PARTS = {
+    "V=": "the name of the environment",
+    "python3 -m venv": "the environment: .ci/run makes one by this very command",
+    "pip install": "likewise",
+    "ruff check": "part of the test command itself, which .ci/run runs",
+    "python -m pytest -q -n 2": "the test command itself",
+}
+
+# Blocks after `<!-- not run: reason -->`: page -> reasons, in their order.
+BLOCKS: dict[str, list[str]] = {}
