@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 LARGEST_FILE = 25 * 1024 * 1024  # the zoo's limit for files in its repository
 _TEXT = {".py", ".yaml", ".yml", ".json", ".conf", ".md", ".txt", ".css", ".html", ".js", ""}
 _WEIGHTS = "models/model.pt"
+_MORE_WEIGHTS = "models/self_taught.safetensors"
 _MACHINE_PATH = re.compile(
     r"(?<![\w.:/<-])/(?:home|root|work|workspace|tmp|Users|mnt|media|data|scratch|opt|srv|var|private)/[\w.-]+"
     r"|\b[A-Za-z]:\\\w+"
@@ -34,6 +36,8 @@ def check_contents(folder: Path) -> None:
             problems.append(f"{name}: a cache, hidden file or link")
         elif name == _WEIGHTS:
             problems += _weights_problems(path, name)
+        elif name == _MORE_WEIGHTS:
+            problems += _safetensors_problems(path, name)
         elif path.is_file() and path.suffix not in _TEXT:
             problems.append(f"{name}: neither text nor {_WEIGHTS}; is it data?")
         elif path.is_file():
@@ -53,3 +57,12 @@ def _weights_problems(path: Path, name: str) -> list[str]:
     if isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values()):
         return []
     return [f"{name}: more than the network's tensors"]
+
+
+def _safetensors_problems(path: Path, name: str) -> list[str]:
+    """Such files hold tensors and a few words; the latter are looked at, and the zoo's limit of size."""
+    with safe_open(path, framework="pt") as content:
+        words = " ".join((content.metadata() or {}).values())
+    problems = [f"{name}: the path {found}" for found in machine_paths(words)]
+    size = path.stat().st_size
+    return [*problems, f"{name}: {size / 2**20:.0f} MB, the zoo takes 25"] if size > LARGEST_FILE else problems

@@ -43,17 +43,17 @@ class Content:
         metadata: ``configs/metadata.json``.
         words: what the template of ``docs/README.md`` leaves open, beside :func:`shared_words`.
         weights: file that becomes ``models/model.pt``.
-        record: ``models/model.json``.
         defaults: config -> values of its top-level keys.
-        components: file in ``configs`` -> its text.
+        texts: file in the bundle -> its text.
+        files: file in the bundle -> the one that is copied.
     """
 
     metadata: Mapping[str, Any]
     words: Mapping[str, str]
     weights: Path
-    record: Mapping[str, Any]
-    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    components: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Mapping[str, Any]]
+    texts: Mapping[str, str]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 class BundlePacking(ABC):
@@ -151,7 +151,9 @@ class BundlePacking(ABC):
 
     def _fill(self, folder: Path, content: Content) -> None:
         self._write_package(folder)
-        self._write_configs(folder / "configs", content)
+        self._write_configs(folder / "configs", content.defaults)
+        for name, text in content.texts.items():
+            _write(folder / name, renamed(text, self.package))
         write_json(folder / "configs" / "metadata.json", dict(content.metadata))
         shutil.copy(self.bundle_root / "LICENSE", folder / "LICENSE")
         (folder / "docs").mkdir()
@@ -159,7 +161,7 @@ class BundlePacking(ABC):
         words = {**shared_words(self.name, self.package, content.metadata), **content.words}
         readme = Template((_TEMPLATES / self.kind / "README.md").read_text()).substitute(words)
         (folder / "docs" / "README.md").write_text(readme)
-        self._write_model(folder, content)
+        self._write_weights(folder, content)
 
     def _write_package(self, folder: Path) -> None:
         for source, target in (
@@ -181,7 +183,7 @@ class BundlePacking(ABC):
                 f"Imports that would not work in the bundle: {left}. Write them as `from custom.x import y`."
             )
 
-    def _write_configs(self, target: Path, content: Content) -> None:
+    def _write_configs(self, target: Path, defaults: Mapping[str, Mapping[str, Any]]) -> None:
         source = self.bundle_root / "configs"
         for path in sorted(source.rglob("*")):
             name = path.relative_to(source).as_posix()
@@ -189,18 +191,17 @@ class BundlePacking(ABC):
                 self._write_renamed(path, target / name)
         for path in sorted((_TEMPLATES / self.kind).glob("*.yaml")):
             self._write_renamed(path, target / path.name)
-        for name, text in content.components.items():
-            _write(target / name, renamed(text, self.package))
-        for name, values in content.defaults.items():
+        for name, values in defaults.items():
             path = target / name
             try:
                 path.write_text(with_defaults(path.read_text(), values))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
 
-    def _write_model(self, folder: Path, content: Content) -> None:
-        text = renamed(json.dumps(content.record), self.package)
-        write_json(folder / "models" / "model.json", json.loads(text))
+    def _write_weights(self, folder: Path, content: Content) -> None:
+        (folder / "models").mkdir(exist_ok=True)
+        for name, file in content.files.items():
+            shutil.copy(file, folder / name)
         if not self.weights_url:
             shutil.copy(content.weights, folder / "models" / "model.pt")
             return

@@ -48,13 +48,15 @@ class SegmentationPacking(BundlePacking):
             metadata=metadata,
             words=segmentation_words(record, metadata, self.model.with_name("metrics.json")),
             weights=self.model,
-            record=packed_record(record),
             defaults={
                 "train.yaml": train_defaults(settings),
                 "inference.yaml": inference_defaults(settings),
                 "export.yaml": {"model": "$@bundle_root + '/models/model.pt'"},
             },
-            components={"encoders/trained.yaml": f"# The encoder of models/model.pt.\n{trained}"},
+            texts={
+                "configs/encoders/trained.yaml": f"# The encoder of models/model.pt.\n{trained}",
+                "models/model.json": json.dumps(packed_record(record), indent=2) + "\n",
+            },
         )
 
 
