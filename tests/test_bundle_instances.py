@@ -19,7 +19,7 @@ COCO = pytest.importorskip("pycocotools.coco").COCO
 pytest.importorskip("torchvision")
 
 WIDTH, HEIGHT = 48, 40
-COUNTS = {"train": 10, "val": 4, "test": 5}
+COUNTS = {"train": 24, "val": 4, "test": 5}
 
 
 def _draw(generator: np.random.Generator, count: int) -> tuple[np.ndarray, list[dict]]:
@@ -73,8 +73,8 @@ def trained(scans: Path, configs: Path, tmp_path_factory: pytest.TempPathFactory
             detector_options={"pyramid_channels": 16, "mask_widths": [16], "box_width": 32, "proposals": 16},
             image_size=[32, 32],
             batch_size=5,
-            max_epochs=30,
-            val_interval=15,
+            max_epochs=32,
+            val_interval=8,
             learning_rate=0.003,
             resamples=10,
             device=torch.device("cpu"),
