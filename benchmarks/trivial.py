@@ -92,10 +92,15 @@ def object_guesses(scans: Sequence[ObjectScan], num_classes: int, masks: bool = 
         scans: for training.
         num_classes: of labels.
         masks: whether to guess masks too.
+
+    Raises:
+        ValueError: if no training scan has an object of some class.
     """
     priors, boxes, middles = [], [], []
     for label in range(num_classes):
         own = np.concatenate([_relative(scan)[scan.truth["labels"] == label] for scan in scans])
+        if not len(own):
+            raise ValueError(f"No training scan has an object of class {label}: there is nothing to guess it from.")
         priors.append(min(len(own) / len(scans), 1.0))
         median = np.median(own, axis=0)
         half = np.median(own[:, 2:] - own[:, :2], axis=0) / 2

@@ -22,6 +22,7 @@ from datasets.readers.plain import scans_below
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 12  # labels in the log
 _HOW_TO_SPLIT = "Set the column `split` of a manifest.csv, or use folders train/val/test."
 _PHANTOM = re.compile(r"phantom:(?P<kind>\w+)_(?P<dims>[23])d")
 
@@ -119,7 +120,8 @@ def load_datalist(
     _check_boxes(datalist)
     counts = Counter(item["split"] for item in items)
     described = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
-    logger.info("%s: %s, %dD, %s, classes %s", root, layout, datalist.spatial_dims, described, classes or "none")
+    labels = ", ".join(classes[:_SHOWN]) + (f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else "")
+    logger.info("%s: %s, %dD, %s, labels: %s", root, layout, datalist.spatial_dims, described, labels or "none")
     return datalist
 
 

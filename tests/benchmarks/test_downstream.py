@@ -205,6 +205,8 @@ def test_guessed_boxes_are_medians_in_shares_of_the_picture():
     assert found["scores"].tolist() == [1, pytest.approx(1 / 3)]
     assert guesses["median box, commonest class"]((100, 200))["labels"].tolist() == [0]
     assert guesses["box in the middle"]((100, 200))["boxes"][1] == pytest.approx([25, 75, 75, 125])
+    with pytest.raises(ValueError, match="class 2"):
+        trivial.object_guesses(train, 3)
 
 
 def test_guessed_masks_are_what_most_training_masks_cover():

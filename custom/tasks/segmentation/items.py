@@ -18,7 +18,7 @@ _HOW_TO_LABEL = "Name label maps in the column `mask` of manifest.csv, or in the
 
 
 def segmentation_items(datalist: Datalist, split: str) -> list[dict[str, Any]]:
-    """Return the scans of a split that have a label map; a log line counts those that have none.
+    """Return the scans of a split that have a label map; where only some have, a log line counts the others.
 
     Args:
         datalist: the data set.
@@ -30,7 +30,7 @@ def segmentation_items(datalist: Datalist, split: str) -> list[dict[str, Any]]:
     """
     items = datalist.split(split)
     labelled = [{**_source(item), "label": item["mask"]} for item in items if "mask" in item]
-    if len(labelled) < len(items):
+    if 0 < len(labelled) < len(items):
         logger.warning("%s: %d of %d scans have no label map.", split, len(items) - len(labelled), len(items))
     return labelled
 
