@@ -4,8 +4,9 @@
 What is understood: state dicts under the names of the encoder's own network, at any depth of a checkpoint (PyTorch,
 MONAI bundles and FlexibleUNets, Lightning, SparK, this project's ``model.pt`` and training checkpoints); ImageNet
 ResNets of torchvision and timm, whose names are those of MONAI's ResNets; ResNets saved as a sequence (RadImageNet,
-MONAI's ``TorchVisionFCModel``); MedicalNet's ResNets. What is not: the residual encoders of nnU-Net and nnssl and the
-STU-Net of AnatoMask, whose layers no network of MONAI has.
+MONAI's ``TorchVisionFCModel``); MedicalNet's ResNets; nnU-Net's residual encoders (also nnssl's, which are of the same
+class), with an encoder of :mod:`custom.networks.nnunet`. What is not: the plain U-Nets of nnU-Net and the STU-Net of
+AnatoMask. The way out, to other libraries, is :mod:`custom.networks.key_maps`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+NNUNET_PREFIX = "network_weights."  # before the names in a checkpoint of nnU-Net
 LEAST_SHARE = 0.9  # of an encoder's weights must be in a file: less is another network, or another form of it
 _SEQUENCE = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 _NNUNET = re.compile(r"(stages\.\d+\.(0\.)?(blocks|convs)|conv_blocks_context)\.\d+")
@@ -131,6 +133,9 @@ def match_weights(
         if value is not None:
             fitting[name] = value
             used.add(key)
+    if fitting and prefix.startswith(NNUNET_PREFIX):
+        fitting = reverse_axes(fitting)
+        adapted.append("axes reversed: nnU-Net's arrays are [Z, Y, X]")
     total = sum(value.numel() for value in wanted.values())
     here = [name for name in found if name.startswith(prefix)]
     report = KeyReport(
@@ -143,6 +148,24 @@ def match_weights(
         share=sum(value.numel() for value in fitting.values()) / max(total, 1),
     )
     return fitting, report
+
+
+def spread_channels(kernel: Tensor, channels: int) -> Tensor:
+    """A first convolution ``[out, 1, *kernel]`` for ``channels`` channels: the same of grey shown in all of them."""
+    return kernel.expand(-1, channels, *kernel.shape[2:]) / channels
+
+
+def reverse_axes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn the axes of all kernels around: ``[out, in, X, Y, Z]`` to ``[out, in, Z, Y, X]``; its own inverse.
+
+    With them a network computes of an image with reversed axes what it computed before, with reversed axes. Scans here
+    are ``[C, X, Y, Z]`` and pictures ``[C, X, Y]``, as MONAI reads them; nnU-Net's are ``[C, Z, Y, X]``, and pictures
+    of torchvision and timm ``[C, row, column]``.
+    """
+    return {
+        name: value.permute(0, 1, *range(value.ndim - 1, 1, -1)).contiguous() if value.ndim > 3 else value
+        for name, value in weights.items()
+    }
 
 
 def check_match(path: str | Path, report: KeyReport, found: Mapping[str, Tensor], owner: str) -> None:
@@ -162,7 +185,10 @@ def check_match(path: str | Path, report: KeyReport, found: Mapping[str, Tensor]
     what = "no key fits" if not report.matched else f"only {report.share:.0%} of the weights fit"
     hint = "Are these weights of another network? Choose the one that they belong to with --backbone"
     if any(_NNUNET.search(name) for name in found):
-        hint = "They look like nnU-Net's or STU-Net's, whose layers no encoder here has: they cannot be used"
+        hint = (
+            "They look like nnU-Net's or STU-Net's. Those of nnU-Net's residual encoders fit --backbone "
+            "nnunet_resenc_m_3d, or a file with the features and blocks of their plan; others cannot be used"
+        )
     raise ValueError(f"{path}: {what} {owner}: {report}. {hint}.")
 
 
@@ -257,7 +283,7 @@ def _adapt_channels(value: Tensor, own: Tensor, in_channels: int | None) -> tupl
     if in_channels == 1:
         return value.sum(dim=1, keepdim=True), f"summed over its {value.shape[1]} channels"
     if value.shape[1] == 1:
-        return value.expand(own.shape) / in_channels, f"spread over {in_channels} channels"
+        return spread_channels(value, in_channels), f"spread over {in_channels} channels"
     return None, ""
 
 

@@ -20,7 +20,11 @@ from custom.networks.foreign import KeyReport, check_match, match_weights, read_
 logger = logging.getLogger(__name__)
 
 # A JSON file from elsewhere names the class to build: only these packages are trusted to be built from it.
-TRUSTED_PACKAGES = ("monai.networks.nets.", "custom.networks.foreign.medicalnet_resnet")
+TRUSTED_PACKAGES = (
+    "monai.networks.nets.",
+    "custom.networks.foreign.medicalnet_resnet",
+    "custom.networks.nnunet.nnunet_residual_encoder",
+)
 
 
 def save_encoder(path: str | Path, encoder: Encoder, spec: EncoderSpec, info: Mapping[str, Any] | None = None) -> Path:

@@ -87,6 +87,8 @@ def inputs(spatial_dims: int, generator: torch.Generator, cells: int = 8, size: 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("name", component_names(ENCODERS))
 def test_every_shipped_encoder_builds_and_runs(name, spatial_dims, generator):
+    if name.startswith("nnunet"):
+        pytest.importorskip("dynamic_network_architectures")
     encoder = load_component(ENCODERS, name, spatial_dims=spatial_dims, in_channels=1).build().eval()
     image, visible = inputs(spatial_dims, generator, samples=1)
     with torch.no_grad():

@@ -56,6 +56,8 @@ def test_stages_are_what_the_features_name(name):
     ("name", "spatial_dims"), [*((name, 2) for name in component_names(ENCODERS)), ("segresnet", 3), ("dynunet", 3)]
 )
 def test_every_encoder_is_its_stages(name, spatial_dims):
+    if name.startswith("nnunet"):
+        pytest.importorskip("dynamic_network_architectures")
     encoder = build(name, spatial_dims)
     stages = encoder_stages(encoder)
     found = [parameter for stage in stages for parameter in stage.parameters()]
