@@ -54,7 +54,11 @@ def packed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``train.yaml`` of the bundle has as defaults, so that it rebuilds and reads as the model did."""
+    """Return what ``train.yaml`` of the bundle has as defaults, so that it rebuilds and reads as the model did.
+
+    It has no data set of its own, since MONAI Label names the scans that were annotated. What is learnt takes the place
+    of the bundle's weights, as in other bundles; everything else stays below the bundle's folder, wherever it runs.
+    """
     kept = packed_settings(settings)
     names = class_names(kept["classes"])
     by_index = dict(enumerate(names, start=1))
@@ -64,7 +68,13 @@ def train_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     else:
         kept["classes"] = by_index
     dropped = ("recorded_encoder", "seed", "resamples", "batch_size")
-    return {**{key: value for key, value in kept.items() if key not in dropped}, "backbone": "trained"}
+    places = {
+        "dataset_dir": None,
+        "output_dir": "$@bundle_root + '/eval/training'",
+        "publish_to": "$@bundle_root + '/models'",
+        "learning_rate": "$0.001 if @dataset_dir else 0.0001",  # MONAI Label goes on from the bundle's weights
+    }
+    return {**{key: value for key, value in kept.items() if key not in dropped}, "backbone": "trained", **places}
 
 
 def inference_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:

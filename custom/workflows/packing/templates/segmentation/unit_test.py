@@ -59,6 +59,7 @@ class TestBundle(unittest.TestCase):
             "resamples": 10,
         }
         self.train["spacing"] = None
+        self.train["publish_to"] = str(self.folder / "published")  # not into the bundle that is tested
 
     def tearDown(self) -> None:
         """Remove what was made."""
@@ -86,6 +87,7 @@ class TestBundle(unittest.TestCase):
         """One epoch, then the shipped weights on the test scan."""
         output = self.run_workflow("train", ["train"], **self.train)
         assert (output / "model.pt").is_file()
+        assert (self.folder / "published" / "model.pt").is_file()
         output = self.run_workflow("train", ["train", "evaluate"], **self.train)
         assert (output / "metrics.json").is_file()
 
