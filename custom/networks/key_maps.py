@@ -129,7 +129,8 @@ def to_nnunet(weights: Mapping[str, Tensor], spec: EncoderSpec, num_classes: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = nnunet_network(spec.spatial_dims, spec.in_channels, spec.arguments, num_classes)
-        network.apply(network.initialize)
+        initialize: Any = network.initialize
+        network.apply(initialize)
     named = {PREFIXES["nnunet"] + name: value for name, value in reverse_axes(weights).items()}
     _, unexpected = network.load_state_dict(named, strict=False)
     if unexpected:
