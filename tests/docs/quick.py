@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is added to the commands of the documentation, so that all of them run in two minutes; nothing else is changed."""
+"""What is added to the documentation's commands, so that all of them run in two minutes; nothing else is changed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A place that looks like the root of the repository, in which the documentation's commands are run as their reader would.
+"""A place that looks like the root of the repository, in which commands are run as a reader of the documentation would.
 
 Workflows of MONAI run in this process (eight seconds less each), through the same parser of the command line.
 """
@@ -71,7 +71,8 @@ class Workplace:
         parts = [part for part in parts_of(command) if not is_exempt(part)]
         if any(is_workflow(part) for part in parts):
             for part in parts:
-                self._run_part(part)
+                with as_reader(self.folder):
+                    run_workflow(part) if is_workflow(part) else self._run_shell(shlex.join(part))
         elif parts:
             self._run_shell(command)
 
@@ -80,7 +81,8 @@ class Workplace:
         seen = io.StringIO()
         with contextlib.redirect_stderr(seen), as_reader(self.folder):
             try:
-                self._run_part(shlex.split(command))
+                words = shlex.split(command)
+                run_workflow(words) if is_workflow(words) else self._run_shell(command)
             except Exception as error:
                 sys.excepthook(type(error), error, error.__traceback__)
             else:
@@ -90,13 +92,6 @@ class Workplace:
         assert re.search(pattern, shown), (
             f"{message!r} is not part of the message that the reader sees:\n{shown[-3000:]}"
         )
-
-    def _run_part(self, words: list[str]) -> None:
-        if not is_workflow(words):
-            self._run_shell(shlex.join(words))
-            return
-        with as_reader(self.folder):
-            fire.Fire({"run": monai.bundle.run}, command=quickened(words[3:]), name="monai.bundle")
 
     def _run_shell(self, command: str) -> None:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -130,6 +125,11 @@ def is_exempt(words: list[str]) -> bool:
 def options_of(words: list[str]) -> dict[str, str]:
     """Return the options of a command, `--name value`."""
     return {word[2:]: words[at + 1] for at, word in enumerate(words[:-1]) if word.startswith("--")}
+
+
+def run_workflow(words: list[str]) -> None:
+    """Run `python -m monai.bundle run ...` as the command line would, quickly."""
+    fire.Fire({"run": monai.bundle.run}, command=quickened(words[3:]), name="monai.bundle")
 
 
 def config_of(words: list[str]) -> str:
