@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MONAI Label's web application with answers that say what was wrong with a request.
+
+As it comes, every error that the server did not expect becomes "Internal Server Error", a misspelt name of a model or
+an image among them. Given to MONAI Label as ``--uvicorn_app clear_answers:app``; runs in its environment.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from monailabel.app import app
+from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
+
+__all__ = ["app"]
+
+
+@app.exception_handler(Exception)
+def answer(request: Request, error: Exception) -> JSONResponse:
+    """Return the status and ``{"detail": text}`` for an error; the server's log has its traceback."""
+    status, detail = _unknown_name(request) or _told(error)
+    return JSONResponse({"detail": detail}, status_code=status)
+
+
+def _unknown_name(request: Request) -> tuple[int, str] | None:
+    """What to say if the request names a model or an image that is not there."""
+    model, image = request.path_params.get("model"), request.query_params.get("image")
+    served = app_instance().info()
+    tasks = served["trainers" if request.url.path.startswith("/train") else "models"]
+    if model and model not in tasks:
+        return 404, f"There is no model {model!r}; known: {', '.join(tasks) or 'none'}."
+    images = app_instance().datastore().list_images()
+    if image and image not in images:
+        some = ", ".join(sorted(images)[:5])
+        return 404, f"There is no image {image!r} in the folder of scans; there are {len(images)}: {some}, ..."
+    return None
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    if isinstance(error, MONAILabelException):
+        return 400, error.msg
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, (json.JSONDecodeError, TypeError, ValueError)) and _at_the_door(files):
+        return 400, f"params must be a JSON object such as {{}}: {error}."
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return (400, str(cause)) if isinstance(cause, ValueError) else (500, f"{type(cause).__name__}: {cause}")
+
+
+def _at_the_door(files: list[str]) -> bool:
+    """Whether the request was being read: the application that answers it had not been asked yet."""
+    places = [file.replace("\\", "/") for file in files]
+    read = any("/monailabel/endpoints/" in place for place in places)
+    return read and not any("/monailabel/interfaces/" in place for place in places)
