@@ -15,7 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -71,7 +71,7 @@ class Workplace:
         parts = [part for part in parts_of(command) if not is_exempt(part)]
         if any(is_workflow(part) for part in parts):
             for part in parts:
-                with as_reader(self.folder):
+                with as_reader(self.folder, python_path(part)):
                     run_workflow(part) if is_workflow(part) else self._run_shell(shlex.join(part))
         elif parts:
             self._run_shell(command)
@@ -114,8 +114,14 @@ def parts_of(command: str) -> list[list[str]]:
     return [part for part in parts if part]
 
 
+def python_path(words: list[str]) -> list[str]:
+    """Return the folders that `PYTHONPATH=...` before a command names."""
+    given = [word.partition("=")[2] for word in words if word.startswith("PYTHONPATH=")]
+    return given[0].split(os.pathsep) if given else []
+
+
 def is_workflow(words: list[str]) -> bool:
-    return words[:4] == BUNDLE
+    return [word for word in words if not word.startswith("PYTHONPATH=")][:4] == BUNDLE
 
 
 def is_exempt(words: list[str]) -> bool:
@@ -129,7 +135,7 @@ def options_of(words: list[str]) -> dict[str, str]:
 
 def run_workflow(words: list[str]) -> None:
     """Run `python -m monai.bundle run ...` as the command line would, quickly."""
-    fire.Fire({"run": monai.bundle.run}, command=quickened(words[3:]), name="monai.bundle")
+    fire.Fire({"run": monai.bundle.run}, command=quickened(words[words.index("run") :]), name="monai.bundle")
 
 
 def config_of(words: list[str]) -> str:
@@ -150,12 +156,12 @@ def quickened(words: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def as_reader(folder: Path) -> Iterator[None]:
-    """In that folder, which Python finds modules in, last; leave the process as it was."""
+def as_reader(folder: Path, python_path: Sequence[str] = ()) -> Iterator[None]:
+    """In that folder, in which Python finds modules as in those of its path; leave the process as it was."""
     before, hook, root = Path.cwd(), sys.excepthook, logging.getLogger()
     handlers, level, path, modules = root.handlers[:], root.level, sys.path[:], set(sys.modules)
     os.chdir(folder)
-    sys.path.append(str(folder))
+    sys.path += [str(folder), *(str(folder / each) for each in python_path)]
     importlib.invalidate_caches()  # files may have been written a moment ago
     try:
         yield
