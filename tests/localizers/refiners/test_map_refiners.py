@@ -17,7 +17,7 @@ from custom.localizers.refiners.clusters import KMeans
 from custom.localizers.refiners.components import LargestComponents
 from custom.localizers.refiners.thresholds import Threshold
 
-REFINERS = [Threshold(), KMeans(), LargestComponents(), ExpandedBoxes()]
+REFINERS = [Threshold(), KMeans(), LargestComponents(), ExpandedBoxes(threshold=0.5)]
 PLAIN = ("threshold", "kmeans", "components", "boxes")
 
 
