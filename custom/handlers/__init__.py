@@ -9,6 +9,7 @@ from custom.handlers.mask_statistics import MaskStatistics
 from custom.handlers.preview import ReconstructionPreview
 from custom.handlers.report import EpochReport
 from custom.handlers.seeding import EpochSeeding, RunSeed
+from custom.handlers.tracking import TrackedRun
 
 __all__ = [
     "EncoderExport",
@@ -19,6 +20,7 @@ __all__ = [
     "ReconstructionPreview",
     "ResumeTraining",
     "RunSeed",
+    "TrackedRun",
     "TrainingCheckpoint",
     "TrainingHistory",
     "read_history",
