@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,19 +33,27 @@ class Reader:
             self.done += 1
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `D`, the scans of a reader, and a few of another part of the body for the gate."""
+    folder = tmp_path_factory.mktemp("data")
+    made = ensure_phantoms("brain_mri", 2, folder, size=64, counts={"train": 16, "val": 4, "test": 4})
+    made.rename(folder / "D")
+    for dims in (2, 3):
+        ensure_phantoms("chest_ct", dims, folder / ".elsewhere", size=32, counts={"test": 2})
+    return folder
+
+
 @pytest.fixture(scope="module")
-def reader_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reader]:
+def reader_of(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reader]:
     """The reader of a page; a page has one in a module of tests."""
     readers: dict[str, Reader] = {}
 
     def find(page: str) -> Reader:
         if page not in readers:
             folder = tmp_path_factory.mktemp(Path(page).stem)
+            shutil.copytree(data, folder, dirs_exist_ok=True)
             readers[page] = Reader(page, folder)
-            made = ensure_phantoms("brain_mri", 2, folder, size=64, counts={"train": 16, "val": 4, "test": 4})
-            made.rename(folder / "D")
-            for dims in (2, 3):
-                ensure_phantoms("chest_ct", dims, folder / ".elsewhere", size=32, counts={"test": 2})
         return readers[page]
 
     return find

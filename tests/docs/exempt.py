@@ -13,4 +13,16 @@ PARTS = {
 }
 
 # Blocks after `<!-- not run: reason -->`: page -> reasons, in their order.
-BLOCKS: dict[str, list[str]] = {}
+BLOCKS: dict[str, list[str]] = {
+    "docs/from_paper_to_code.md": [
+        "needs the published weights of BiomedCLIP and SAM",
+        "a ResNet-50 at 224 px for 500 epochs",
+        "fine-tunes the encoder of the command above",
+    ],
+}
+
+# Options in the text that are none of our configs'.
+OPTIONS = {
+    "lr": "of the authors' own training script",
+    "max_epoch": "a misspelt one, where that is explained",
+}

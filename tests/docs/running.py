@@ -138,14 +138,14 @@ def run_workflow(words: list[str]) -> None:
     fire.Fire({"run": monai.bundle.run}, command=quickened(words[words.index("run") :]), name="monai.bundle")
 
 
-def config_of(words: list[str]) -> str:
-    """Return the name of the config that a workflow is run by: the first that is given."""
-    return Path(re.findall(r"[\w./]+\.yaml", options_of(words).get("config_file", ""))[0]).stem
+def config_files(words: list[str]) -> list[str]:
+    """Return the configs that a workflow is run by."""
+    return re.findall(r"[\w./-]+\.yaml", options_of(words).get("config_file", ""))
 
 
 def quickened(words: list[str]) -> list[str]:
     """Return the words of a workflow's command with what makes it quick."""
-    config, given = config_of(words), options_of(words)
+    config, given = Path(config_files(words)[0]).stem, options_of(words)
     known = given.keys() | ({"image_size", "backbone"} if {"encoder", "patch_size"} & given.keys() else set())
     small = {name: value for name, value in SMALL.get(config, {}).items() if name not in known}
     # Of an option that is given twice, the last one counts.
