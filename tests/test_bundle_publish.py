@@ -118,4 +118,4 @@ def test_monais_upload_takes_a_packed_bundle(no_network, configs, tmp_path):
     assert card == {"tags": ["monai", "medical"], "library_name": "monai", "license": "apache-2.0"}
     sent = dict(no_network.calls)["upload_folder"]["files"]
     assert {"LICENSE", "configs/metadata.json", "configs/inference.yaml", "models/model.pt", "README.md"} <= sent
-    assert not any("__pycache__" in name for name in sent)
+    assert not any("__pycache__" in name or "publish" in name for name in sent)
