@@ -144,6 +144,24 @@ def test_the_encoder_rebuilds_and_loads_into_plain_monai(finished):
     plain.load_state_dict(load_file(finished / "encoder.safetensors"), strict=True)
 
 
+def test_pretraining_starts_from_weights(finished, pictures, tmp_path):
+    weights = finished / "encoder.safetensors"
+    made = workflow(pictures, tmp_path, encoder=str(weights), execution="masked_dense", max_epochs=1)
+    encoder = made.parser.get_parsed_content("network").encoder
+    assert encoder.execution == "masked_dense"
+    before = {name: value.clone() for name, value in encoder.plain_state_dict().items()}
+    assert all(torch.equal(before[name], value) for name, value in load_file(weights).items())
+    made.run()
+    record = encoder_record(tmp_path / "encoder.safetensors")
+    assert record["started_from"] == encoder_record(weights)["sha256"]
+    assert not torch.equal(before["conv1.weight"], load_file(tmp_path / "encoder.safetensors")["conv1.weight"])
+
+
+def test_weights_of_other_scans_are_refused(finished, volumes, tmp_path, raises_cause):
+    with raises_cause(r"takes 2D images with 1 channels; the scans are 3D"):
+        workflow(volumes, tmp_path, encoder=str(finished / "encoder.safetensors"), image_size=[16, 16, 16])
+
+
 def test_a_checkpoint_holds_all_that_training_needs(finished):
     content = torch.load(finished / "checkpoints" / "checkpoint_epoch=2.pt", weights_only=True)
     assert content.keys() == {"network", "optimizer", "lr_scheduler", "trainer", "seed"}

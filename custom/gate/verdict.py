@@ -14,7 +14,8 @@ DO_NOT_USE = "do not use"
 
 @dataclass(frozen=True)
 class GateRules:
-    """Limits of the verdict. They are judgements, not constants of nature: change them by ``rules`` of ``localize.yaml``.
+    """Limits of the verdict. They are judgements, not constants of nature: change them by ``rules`` of
+    ``localize.yaml``.
 
     Not to be used, because the map would mask the same (or nothing) whatever the prompt:
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the encoder of a task comes from."""
+"""Where the encoder of a task, or of a further pretraining, comes from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from custom.components import load_component
 from custom.networks import Encoder, EncoderSpec, encoder_record, file_hash, load_encoder, load_weights
+from custom.networks.encoder import Execution
 from custom.networks.weights import TRUSTED_PACKAGES, is_own_encoder, match_encoder
 
 logger = logging.getLogger(__name__)
@@ -80,22 +81,23 @@ def encoder_spec(
     return spec
 
 
-def build_encoder(path: str | Path | None, spec: EncoderSpec) -> Encoder:
+def build_encoder(path: str | Path | None, spec: EncoderSpec, execution: Execution = "auto") -> Encoder:
     """Return the encoder of a task: with the weights of a file, or fresh random ones where there is none.
 
     Args:
         path: ``encoder.safetensors`` of this project, or weights from elsewhere (:mod:`custom.networks.foreign`); None
             for training from scratch.
         spec: the network, see :func:`encoder_spec`.
+        execution: as for :class:`custom.networks.Encoder`.
 
     Raises:
         ValueError: if the file is missing or damaged, or holds weights of another network.
     """
     if path is None:
         logger.info("No file of an encoder: %s is built with random weights.", spec.network)
-        return spec.build()
+        return spec.build(execution)
     if is_own_encoder(path):
-        return load_encoder(path)
-    encoder = spec.build()
+        return load_encoder(path, execution=execution)
+    encoder = spec.build(execution)
     load_weights(encoder, path)
     return encoder
