@@ -54,7 +54,7 @@ class PromptedNetwork(nn.Module):
         """
         phrases = list(prompts) if prompts is not None else read_prompts(self.prompt)
         if not phrases or not all(phrases):
-            known = _known(self.localizer) or ["what its description says"]
+            known = _known(self.localizer) or ["any English phrase"]
             raise UnknownPromptError("", known, "is empty: it must name what to localize")
         maps = [self.localizer.localize(image[index], phrases).amax(dim=0) for index in range(len(image))]
         region = torch.stack([_plain(each) for each in maps]).float().to(image.device)
@@ -93,12 +93,12 @@ class RegionLabeld(MapTransform):
         self.threshold = threshold
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with its label maps, float32; ValueError for a threshold out of range."""
+        """Return the data with its label maps, uint8; ValueError for a threshold out of range."""
         with answered_errors():
             threshold = read_threshold(self.threshold)
         result = dict(data)
         for key in self.key_iterator(result):
-            labels = (result[key][1:] >= threshold).to(torch.float32)
+            labels = (result[key][1:] >= threshold).to(torch.uint8)  # as ITK wants it for PNG
             if not bool(labels.any()):
                 name = labels.meta.get("filename_or_obj", "scan") if isinstance(labels, MetaTensor) else "scan"
                 logger.warning("%s: nothing found, the label map is empty.", name)

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -353,6 +354,14 @@ def test_the_zip_runs_alone(volumes: Packed, configs: Path, tmp_path: Path) -> N
     assert "bundle/configs" not in text
 
 
+def test_every_module_of_the_bundle_is_complete(pictures: Packed) -> None:
+    package = importlib.import_module(pictures.package)
+    found = [each.name for each in pkgutil.walk_packages(package.__path__, f"{pictures.package}.")]
+    assert len(found) > 100
+    for name in found:
+        importlib.import_module(name)
+
+
 def test_maps_of_a_folder(pictures: Packed, tmp_path: Path, configs: Path) -> None:
     """localize.yaml in the bundle: the same localizer, report and maps."""
     config = pictures.folder / "configs" / "localize.yaml"
@@ -407,6 +416,7 @@ def test_a_published_model(configs: Path, tmp_path: Path, caplog) -> None:
     assert "was not tried" in caplog.text
     text = (folder / "docs" / "README.md").read_text()
     assert "Not part of the bundle" in text
+    assert "Apache-2.0" in (folder / "configs" / "localizers" / "packed.yaml").read_text()
     assert "No figures were packed" in text
     assert [path.name for path in (folder / "models").iterdir()] == ["model.pt"]
 
@@ -421,6 +431,7 @@ def test_errors_come_before_anything_is_written(configs: Path, tmp_path: Path, r
         ({"localizer": "none"}, "No component 'none'"),
         ({"localizer": "voxtell"}, "takes .3,.-dimensional scans"),
         ({"localizer_options": {"weights": "nowhere.safetensors"}}, "no use for them"),
+        ({"localizer": "self_taught"}, "learned needs weights"),
     ):
         with raises_cause(message):
             pack(configs, tmp_path / "zoo", **options)

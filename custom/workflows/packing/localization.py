@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -63,10 +64,8 @@ class LocalizationPacking(BundlePacking):
     """
 
     kind = "localization"
-    left_out = frozenset(
-        {"inference.yaml", "train.yaml", "evaluate.yaml", "export.yaml"}
-        | {"metadata.json", "pack.yaml", "pack_localizer.yaml"}
-    )
+    # Nothing is trained here that the other configs would evaluate or export.
+    left_out = frozenset({"inference.yaml", "train.yaml", "evaluate.yaml", "export.yaml"})
 
     def __init__(
         self,
@@ -136,8 +135,8 @@ class LocalizationPacking(BundlePacking):
         file = component_file(self.bundle_root / "configs" / "localizers", self.localizer)
         component = {**yaml.safe_load(file.read_text()), **self.localizer_options}
         texts, files = {}, {}
-        if "weights" in self.localizer_options and isinstance(component["weights"], str):
-            weights = Path(component["weights"]).expanduser()
+        if self.localizer_options.get("weights"):
+            weights = _one_file(component["weights"])
             component["weights"] = _in_bundle(_WEIGHTS)
             files[_WEIGHTS] = weights
             texts[f"{_WEIGHTS.rpartition('.')[0]}.json"] = _packed_facts(weights.with_suffix(".json"))
@@ -145,7 +144,8 @@ class LocalizationPacking(BundlePacking):
             texts[_VOCABULARY] = self._packed_vocabulary(Path(component["vocabulary"]).expanduser())
             component["vocabulary"] = _in_bundle(_VOCABULARY)
         texts["configs/localizers/packed.yaml"] = (
-            f"# The localizer of this bundle, made of {file.stem}.yaml.\n{yaml.safe_dump(component, sort_keys=False)}"
+            f"# The localizer of this bundle, made of {file.stem}.yaml:\n{_comments(file)}\n"
+            + yaml.safe_dump(component, sort_keys=False)
         )
         return texts, files
 
@@ -159,7 +159,7 @@ class LocalizationPacking(BundlePacking):
     def _words(self, metadata: Mapping[str, Any], prompt: str, localizer: Any) -> dict[str, str]:
         """Words that the template of ``docs/README.md`` leaves open."""
         file = component_file(self.bundle_root / "configs" / "localizers", self.localizer)
-        about = _comment(file)
+        about = _first_sentence(file)
         refined = f" Refined by: {', '.join(self.refiners)}." if self.refiners else ""
         has_vocabulary = isinstance(localizer, ConceptLocalizer)
         taught = bool(self.localizer_options.get("weights"))
@@ -197,10 +197,20 @@ def _packed_facts(record: Path) -> str:
     return json.dumps({key: value for key, value in facts.items() if key in _KEPT_FACTS}, indent=2) + "\n"
 
 
-def _comment(file: Path) -> str:
-    """The first sentence of a component file's comment."""
-    lines = [line for line in file.read_text().splitlines() if line.startswith("#")]
-    return " ".join(line.lstrip("# ") for line in lines).partition(". ")[0].rstrip(".") + "."
+def _one_file(weights: Any) -> Path:
+    if not isinstance(weights, str | Path):
+        raise ValueError(f"--localizer_options weights: one file can be packed, received {weights!r}.")
+    return Path(weights).expanduser()
+
+
+def _comments(file: Path) -> str:
+    """The comment at the top of a component file."""
+    return "\n".join(itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines()))
+
+
+def _first_sentence(file: Path) -> str:
+    text = " ".join(line.lstrip("# ") for line in _comments(file).splitlines())
+    return f"{text.partition('. ')[0].rstrip('.')}."
 
 
 def _data(has_vocabulary: bool, taught: bool) -> str:

@@ -76,7 +76,7 @@ class BundlePacking(ABC):
     """
 
     kind: ClassVar[str]  # last word of the name; folder of the templates
-    left_out: ClassVar[frozenset[str]]  # configs of the repository that do not go into the bundle
+    left_out: ClassVar[frozenset[str]]  # further configs of the repository that do not go into the bundle
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class SegmentationPacking(BundlePacking):
     """
 
     kind = "segmentation"
-    left_out = frozenset({"inference.yaml", "evaluate.yaml", "metadata.json", "pack.yaml", "pack_localizer.yaml"})
+    left_out = frozenset({"inference.yaml", "evaluate.yaml"})
 
     def __init__(self, model: str | Path, **options: Any) -> None:
         super().__init__(**options)
