@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import Dataset
+from torch.utils.data import Subset
 
 from custom.files import write_atomically
 from custom.tasks.record import record_path
@@ -27,6 +28,23 @@ def datalist_if_any(dataset_dir: str | Path | None) -> Datalist:
     if dataset_dir is None:
         return Datalist(root=Path(), layout="named by a program", items=[], classes=[], spatial_dims=0)
     return load_datalist(dataset_dir)
+
+
+class TwiceTheOne(Subset):
+    """A data set of one scan as two, each with random changes of its own: batch normalisation needs two.
+
+    Args:
+        dataset: the data set.
+    """
+
+    def __init__(self, dataset: ScanDataset) -> None:
+        super().__init__(dataset, [0, 0])
+        self.transform = dataset.transform  # is seeded every epoch
+
+
+def at_least_two(dataset: ScanDataset) -> ScanDataset | TwiceTheOne:
+    """Return the data set, or where it has one scan, :class:`TwiceTheOne`."""
+    return TwiceTheOne(dataset) if len(dataset) == 1 else dataset
 
 
 def validation_scans(

@@ -64,16 +64,18 @@ class LabelClient:
         """Return the file of a scan."""
         return self._call("GET", "/datastore/image", image=image)
 
-    def infer(self, model: str, image: str, params: Mapping[str, Any] | None = None) -> bytes:
-        """Return the label map of a scan, as a file of the scan's own kind.
+    def infer(self, model: str, image: str, params: Mapping[str, Any] | None = None, kind: str = ".nii.gz") -> bytes:
+        """Return the label map of a scan, as a file.
 
         Args:
             model: one of :meth:`info`.
             image: one of :meth:`images`.
-            params: options of the model, such as ``{"text_prompt": "left lung"}``; ``result_extension`` asks for
-                another kind of file.
+            params: options of the model, such as ``{"text_prompt": "left lung"}``.
+            kind: of file: ``.nii.gz``, ``.nrrd``, for pictures also ``.png``. A server that is not told takes the
+                scan's own, and fails for JPEG, which cannot hold label maps.
         """
-        form = {"params": Part(json.dumps({"result_dtype": "uint8", **(params or {})}).encode())}
+        options = {"result_extension": kind, "result_dtype": "uint8", **(params or {})}
+        form = {"params": Part(json.dumps(options).encode())}
         return self._call("POST", f"/infer/{urllib.parse.quote(model)}", form, image=image, output="image")
 
     def save_label(self, image: str, label: str | Path, tag: str = "final") -> str:
@@ -104,8 +106,9 @@ class LabelClient:
             known = self._json("GET", "/train/", all="true")
             task = next(each for each in known if each["id"] == task["id"])
         if task["status"] != "DONE":
-            lines = "\n".join(task.get("details", []))
-            raise LabelError(0, f"The training of {model} ended with {task['status']}:\n{lines}")
+            lines = list(task.get("details", ["no details"]))
+            cause = next((line for line in reversed(lines) if line.startswith("What went wrong:")), lines[-1])
+            raise LabelError(0, f"The training of {model} ended with {task['status']}. {cause}")
         return dict(task)
 
     def stop_training(self) -> None:

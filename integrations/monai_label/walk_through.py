@@ -93,15 +93,13 @@ def walk(
         trains = "can be trained" if name in info["trainers"] else "is not trained"
         logger.info("%s: labels %s, options %s, %s.", name, model["labels"], model["config"], trains)
     scan = LabelMap.of(client.image(image))
-    options = {"result_extension": ".nii.gz"}
     regions = {}
     for prompt in prompts:
-        regions[prompt] = LabelMap.of(
-            client.infer(named(info, "_localization"), image, {"text_prompt": prompt, **options})
-        )
+        answer = client.infer(named(info, "_localization"), image, {"text_prompt": prompt})
+        regions[prompt] = LabelMap.of(answer)
         _say(f"{prompt!r}", regions[prompt], scan)
     segmenter = named(info, "_segmentation")
-    answer = client.infer(segmenter, image, options)
+    answer = client.infer(segmenter, image)
     before = LabelMap.of(answer)
     _say(f"{segmenter}, before training", before, scan)
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +108,10 @@ def walk(
         logger.info("Saved: the label of %s.", client.save_label(image, label or proposed))
     training = client.train(segmenter, {"max_epochs": epochs, "multi_gpu": False})
     logger.info("Training: %s, %s to %s.", training["status"], training["start_ts"], training["end_ts"])
-    after = LabelMap.of(client.infer(segmenter, image, options))
+    for line in training["details"]:
+        if "Best epoch" in line:  # 0: no epoch was better than the weights before, which are kept
+            logger.info(line[line.index("Best epoch") :])
+    after = LabelMap.of(client.infer(segmenter, image))
     _say(f"{segmenter}, after training", after, scan)
     changed = int((before.voxels != after.voxels).sum()) if before.voxels.shape == after.voxels.shape else None
     logger.info("Voxels that changed: %s.", changed)

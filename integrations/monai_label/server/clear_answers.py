@@ -1,22 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI Label's web application with answers that say what was wrong with a request.
+"""MONAI Label's web application with answers that say what was wrong with a request, and label maps that lie right.
 
 As it comes, every error that the server did not expect becomes "Internal Server Error", a misspelt name of a model or
-an image among them. Given to MONAI Label as ``--uvicorn_app clear_answers:app``; runs in its environment.
+an image among them; and label maps of scans with sheared axes (tilted gantries) lose the shear, since ITK's NIfTI does
+not know it: here nibabel writes NIfTI. Given to MONAI Label as ``--uvicorn_app clear_answers:app``; runs in its
+environment.
 """
 
 from __future__ import annotations
 
 import json
 import traceback
+from functools import partial
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.tasks.infer import basic_infer
+from monailabel.transform import writer
 
 __all__ = ["app"]
+
+
+def write_nifti(data: Any, filename: str, affine: Any = None, output_dtype: Any = None) -> None:
+    """Write a label map ``[X, Y, Z]``, one axis of which may be 1, with the affine as it is."""
+    values = np.asarray(data).astype(output_dtype or np.uint8)
+    nib.save(nib.Nifti1Image(values, None if affine is None else np.asarray(affine)), filename)
+
+
+writer.write_nifti = write_nifti
+basic_infer.Writer = partial(writer.Writer, nibabel=True)
 
 
 @app.exception_handler(Exception)
