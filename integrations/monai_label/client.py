@@ -62,7 +62,7 @@ class LabelClient:
 
     def image(self, image: str) -> bytes:
         """Return the file of a scan."""
-        return self._call("GET", "/datastore/image", image=image)
+        return self.call("GET", "/datastore/image", image=image)
 
     def infer(self, model: str, image: str, params: Mapping[str, Any] | None = None, kind: str = ".nii.gz") -> bytes:
         """Return the label map of a scan, as a file.
@@ -76,7 +76,7 @@ class LabelClient:
         """
         options = {"result_extension": kind, "result_dtype": "uint8", **(params or {})}
         form = {"params": Part(json.dumps(options).encode())}
-        return self._call("POST", f"/infer/{urllib.parse.quote(model)}", form, image=image, output="image")
+        return self.call("POST", f"/infer/{urllib.parse.quote(model)}", form, image=image, output="image")
 
     def save_label(self, image: str, label: str | Path, tag: str = "final") -> str:
         """Hand in a label map; labels tagged ``final`` are what training learns from. Return its name."""
@@ -96,7 +96,7 @@ class LabelClient:
             What the server says of the training, with the last lines of its log as ``details``.
         """
         body = json.dumps(dict(params or {})).encode()
-        task = json.loads(self._call("POST", f"/train/{urllib.parse.quote(model)}", body))
+        task = json.loads(self.call("POST", f"/train/{urllib.parse.quote(model)}", body))
         deadline = time.monotonic() + patience
         while task["status"] in ("SUBMITTED", "RUNNING"):
             if time.monotonic() > deadline:
@@ -113,12 +113,13 @@ class LabelClient:
 
     def stop_training(self) -> None:
         """End a training, if there is one."""
-        self._call("DELETE", "/train/")
+        self.call("DELETE", "/train/")
 
     def _json(self, method: str, path: str, body: Mapping[str, Part] | bytes | None = None, **query: str) -> Any:
-        return json.loads(self._call(method, path, body, **query))
+        return json.loads(self.call(method, path, body, **query))
 
-    def _call(self, method: str, path: str, body: Mapping[str, Part] | bytes | None = None, **query: str) -> bytes:
+    def call(self, method: str, path: str, body: Mapping[str, Part] | bytes | None = None, **query: str) -> bytes:
+        """Make any request: a form, or JSON in bytes, or nothing as its body. Return the answer's body."""
         address = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
         data, kind = (body, "application/json") if isinstance(body, bytes | None) else multipart(body)
         request = urllib.request.Request(
