@@ -214,7 +214,7 @@ COMPARED = ("pretrain", "localize", "self_teach", "classify")
 # Files have data, and outputs, of their own; an option may do more in one workflow than in another.
 OWN_WORDS = {
     "dataset_dir", "output_dir", "seed", "resume", "backbone", "channels", "spacing", "crop_to_body", "image_size",
-    "amp", "val_interval", "mask_values", "skip_bad", "split",
+    "amp", "encoder", "val_interval", "mask_values", "skip_bad", "split",
 }  # fmt: skip
 LONG_LINES = {  # to be emptied
     "pack.yaml", "pack_localizer.yaml", "publish.yaml",
