@@ -28,7 +28,8 @@ class LabelServer:
     Args:
         venv: environment that ``install.py`` made.
         bundles: folders of packed bundles. They are copied into the app, where training changes them; a copy that is
-            there is kept with what it has learnt.
+            there is kept with what it has learnt. Localizers are served last: 3D Slicer numbers the segments that it
+            saves in the order of the labels of all models, and those of the one that learns must be 1, 2, ...
         studies: folder of scans; MONAI Label writes the labels that it is given into ``labels`` in it.
         work_dir: where the app and the log ``server.log`` go.
         port: where it listens; 0: any that is free.
@@ -50,7 +51,8 @@ class LabelServer:
         patience: float = 180.0,
     ) -> None:
         self.python = Path(venv).absolute() / "bin" / "python"
-        self.bundles = [Path(bundle).absolute() for bundle in bundles]
+        folders = [Path(bundle).absolute() for bundle in bundles]
+        self.bundles = sorted(folders, key=lambda folder: folder.name.endswith("_localization"))
         self.studies, self.work_dir = Path(studies).absolute(), Path(work_dir).absolute()
         self.host, self.port = host, port or free_port(host)
         self.patience = patience

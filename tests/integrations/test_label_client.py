@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from email.parser import BytesParser
@@ -228,6 +229,14 @@ def test_what_a_served_bundle_has_learnt_is_kept(environment: Path, bundle: Path
             pass
         (server.app / "model" / "x_segmentation" / "learnt").touch()
     assert (server.app / "model" / "x_segmentation" / "learnt").exists()
+
+
+def test_the_labels_that_are_learnt_come_first(environment: Path, bundle: Path, tmp_path: Path) -> None:
+    localizer = shutil.copytree(bundle, tmp_path / "x_localization")
+    assert [each.name for each in LabelServer(environment, [localizer, bundle], tmp_path, tmp_path).bundles] == [
+        "x_segmentation",
+        "x_localization",
+    ]
 
 
 def test_missing_folders_are_named(environment: Path, bundle: Path, tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
 def test_what_is_served(served: Served) -> None:
     """Labels from the metadata, the prompt as an option with its default; only the segmentation learns."""
     info = served.client.info()
+    assert info["labels"] == ["anterior", "posterior", "region"]  # as 3D Slicer will number them
     assert set(info["models"]) == set(NAMES.values())
     assert info["models"][NAMES["segmentation"]]["labels"] == {"anterior": 1, "posterior": 2}
     localizer = info["models"][NAMES["volumes"]]
