@@ -143,8 +143,9 @@ class LocalizationPacking(BundlePacking):
         if "vocabulary" in self.localizer_options:
             texts[_VOCABULARY] = self._packed_vocabulary(Path(component["vocabulary"]).expanduser())
             component["vocabulary"] = _in_bundle(_VOCABULARY)
+        about = f"# {_first_sentence(file)}" if files else _comments(file)  # how to give weights is no matter here
         texts["configs/localizers/packed.yaml"] = (
-            f"# The localizer of this bundle, made of {file.stem}.yaml:\n{_comments(file)}\n"
+            f"# The localizer of this bundle, made of {file.stem}.yaml:\n{about}\n"
             + yaml.safe_dump(component, sort_keys=False)
         )
         return texts, files

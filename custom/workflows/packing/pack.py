@@ -201,7 +201,7 @@ class BundlePacking(ABC):
     def _write_weights(self, folder: Path, content: Content) -> None:
         (folder / "models").mkdir(exist_ok=True)
         for name, file in content.files.items():
-            shutil.copy(file, folder / name)
+            shutil.copyfile(file, folder / name)
         if not self.weights_url:
             shutil.copy(content.weights, folder / "models" / "model.pt")
             return
