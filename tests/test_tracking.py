@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 from monai.handlers import MLFlowHandler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -167,3 +168,19 @@ def test_a_name_that_was_given_stays():
     handler = Unconnected(True, run_name="mine")
     TrackedRun("train", {}).prepared([handler])
     assert handler.run_name == "mine"
+
+
+def test_a_run_that_was_killed_is_not_joined(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    address = f"sqlite:///{tmp_path}/mlruns.db"
+    client = mlflow.MlflowClient(tracking_uri=address)
+    experiment = client.create_experiment("monai_experiment", artifact_location=str(tmp_path / "mlruns"))
+    killed = client.create_run(experiment, run_name="train_killed").info.run_id  # stays "running" for ever
+    engine = Engine(lambda engine, batch: {"loss": 0.25})
+    for handler in TrackedRun("train", {"seed": 1}).prepared([MLFlowHandler(address, close_on_complete=True)]):
+        handler.attach(engine)
+    engine.run([0, 1], max_epochs=1)
+    runs = {each.info.run_id: each for each in client.search_runs([experiment])}
+    assert (len(runs), runs[killed].data.metrics) == (2, {})
+    (own,) = (each for name, each in runs.items() if name != killed)
+    assert (own.data.params["seed"], own.data.metrics) == ("1", {"iteration_loss": 0.25})
