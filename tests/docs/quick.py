@@ -12,17 +12,17 @@ QUICK = {
     "detect": TASK,
     "train": TASK,
     "self_teach": {**ON_CPU, "max_epochs": "1", "samples_per_epoch": "8", "batch_size": "4"},
+    "evaluate": ON_CPU,
+    "inference": ON_CPU,
+}
+# These are for commands that do not say it themselves.
+SMALL = {
     "localize": {
         "gate_scans": "2",
         "phrases_per_kind": "1",
         # of generated sets of 168 scans, the gate takes a few
         "other_dirs": "$'.elsewhere/chest_ct_' + str(@spatial_dims) + 'd'",
     },
-    "evaluate": ON_CPU,
-    "inference": ON_CPU,
-}
-# These are for commands that do not say it themselves.
-SMALL = {
     "pretrain": {"image_size": "$[64] * @spatial_dims", "backbone": "resnet18_narrow", "decoder_options": "{width: 8}"},
     "classify": {"backbone": "resnet18_narrow"},
     "detect": {"backbone": "resnet18_narrow"},

@@ -84,6 +84,12 @@ def test_modules_that_can_be_run_exist(page: str) -> None:
         assert importlib.util.find_spec(module), module
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_configs_that_are_named_exist(page: str) -> None:
+    for file in set(re.findall(r"bundle/configs/[\w./]+\.yaml", read_page(page))):
+        assert (REPOSITORY / file).is_file(), file
+
+
 @pytest.mark.parametrize("page", PAGES[1:])
 def test_files_and_headings_that_a_guide_names_are_there(page: str) -> None:
     text = prose_of(read_page(page))
