@@ -195,7 +195,9 @@ def test_the_zoos_checks(packed: Packed, tmp_path: Path) -> None:
     workflow.initialize()
     assert workflow.check_properties() == []
     assert all((packed.folder / name).is_file() for name in ("LICENSE", "models/model.pt", "docs/README.md"))
-    assert not (configs / "train.yaml").exists()
+    here = {path.name for path in configs.glob("*.yaml")}
+    assert {"inference.yaml", "localize.yaml", "pretrain.yaml", "self_teach.yaml"} <= here
+    assert not {"train.yaml", "evaluate.yaml", "pack.yaml", "pack_localizer.yaml", "publish.yaml"} & here
     assert torch.load(packed.folder / "models" / "model.pt", weights_only=True) == {}
 
 

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SOURCES = Path(__file__).resolve().parents[2]  # custom/, beside datasets/
-_NOT_PACKED = ("workflows/packing", "workflows/publishing", "publish.yaml")
+_NOT_PACKED = ("workflows/packing", "workflows/publishing")
+_CONFIGS_NOT_PACKED = {"metadata.json", "pack.yaml", "pack_localizer.yaml", "publish.yaml"}
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = ("custom", "datasets", "scripts", "monai")
 
@@ -187,7 +188,7 @@ class BundlePacking(ABC):
         source = self.bundle_root / "configs"
         for path in sorted(source.rglob("*")):
             name = path.relative_to(source).as_posix()
-            if path.is_file() and name not in self.left_out and not name.startswith(_NOT_PACKED):
+            if path.is_file() and name not in self.left_out | _CONFIGS_NOT_PACKED:
                 self._write_renamed(path, target / name)
         for path in sorted((_TEMPLATES / self.kind).glob("*.yaml")):
             self._write_renamed(path, target / path.name)
