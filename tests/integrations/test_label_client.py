@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
+import logging
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -17,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from integrations.monai_label import serve, walk_through
 from integrations.monai_label.client import LabelClient, LabelError, Part, detail_of, multipart
 from integrations.monai_label.serve import LabelServer
 from integrations.monai_label.walk_through import LabelMap, named, refusals, walk
@@ -175,6 +181,35 @@ def test_the_walk(client: LabelClient, pretender: type[Pretender], tmp_path: Pat
     assert steps[-1] == ("POST", "/infer/x_segmentation")
     with pytest.raises(ValueError, match="ends in _detection: x_localization, x_segmentation"):
         named(walked.info, "_detection")
+
+
+@pytest.mark.parametrize("command", [walk_through.main, serve.main])
+def test_the_commands(client: LabelClient, pretender: type[Pretender], monkeypatch, caplog, command: Any) -> None:
+    """As the README gives them; the server is a pretender."""
+    pretender.trainings.append({"status": "DONE", "start_ts": "1", "end_ts": "2", "details": ["x Best epoch: 1"]})
+    given: list[argparse.Namespace] = []
+
+    def server_of(options: argparse.Namespace) -> Any:
+        given.append(options)
+        running = SimpleNamespace(url=client.url, log="server.log", process=SimpleNamespace(wait=lambda: None))
+        return contextlib.nullcontext(running)
+
+    own = (
+        ["--image", "a", "--prompts", "left lung", "right lung"] if command is walk_through.main else ["--port", "8000"]
+    )
+    arguments = ["--venv", "V", "--studies", "S", "--bundles", "A", "B", *own]
+    monkeypatch.setattr(sys.modules[command.__module__], "server_of", server_of)
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with caplog.at_level(logging.INFO):
+        command()
+    assert (given[0].venv, given[0].studies, given[0].bundles) == ("V", "S", ["A", "B"])
+    said = [
+        "'left lung': voxels of each label {1: 10}, on the scan's voxels.",
+        "Best epoch: 1",
+        "bad threshold: HTTP 400",
+    ]
+    for words in said if command is walk_through.main else [f"MONAI Label at {client.url}"]:
+        assert words in caplog.text
 
 
 def test_a_label_map_that_lies_elsewhere(pretender: type[Pretender]) -> None:
