@@ -47,6 +47,9 @@ def _draw(axes: Axes, comparison: Comparison, split: str) -> None:
     for index, (arm, colour) in enumerate(zip(arms, cycle(_COLOURS))):
         shift = 0.6 * (index - (len(arms) - 1) / 2)  # arms at one ratio stand side by side
         _draw_arm(axes, comparison, split, arm, colour, shift)
+    hidden = [100 * share for each in comparison.conditions if (share := comparison.hidden(each)) is not None]
+    if hidden:
+        axes.set_xlim(min(hidden) - 5, max(hidden) + 5)
     axes.tick_params(labelsize=8)
     axes.grid(axis="y", color="#e6e6e6")
 

@@ -142,8 +142,13 @@ class Study:
         self.phrases = [] if is_looked_up(prompt) else named_prompts(prompt, datalist.items)
         self.reading = self._reading(datalist.spatial_dims)
         self.budgets = self._budgets([float(each) for each in listed(ratios, "ratios")])
+        self.ratios: list[float | None] = list(self.budgets) or [None]
         self.arms = self._different(load_arms(self.configs / "masking", listed(arms, "arms")))
         self.roles = self._roles(control)
+        self.mask_options = {
+            (arm.name, ratio): arm.options(self.budgets[ratio] if ratio is not None else None)
+            for arm, ratio in product(self.arms, self.ratios)
+        }
         self.has_scratch = flag(scratch, "scratch")
         if not self.has_scratch and len(self.arms) < 2:
             raise ValueError("There is nothing to compare: name two --arms, or set --scratch true.")
@@ -206,7 +211,7 @@ class Study:
         for pair in self.pairs:
             if self.has_scratch:
                 steps += self._tasks(Condition(SCRATCH), pair, None)
-            for ratio, arm in product(self.budgets or [None], self.arms):
+            for ratio, arm in product(self.ratios, self.arms):
                 pretraining = self._pretraining(arm, ratio, pair, regions, made)
                 steps += [pretraining, *self._tasks(Condition(arm.name, ratio), pair, pretraining)]
         return list(dict.fromkeys(steps))
@@ -233,7 +238,7 @@ class Study:
             **self.options["pretrain"],
             **regional,
             "masking": arm.masking,
-            "mask_options": arm.options(self.budgets[ratio] if ratio is not None else None),
+            "mask_options": self.mask_options[arm.name, ratio],
             "seed": pair.pretrain_seed,
         }
         after = regions if arm.strategy.needs_region else None
