@@ -483,3 +483,14 @@ def test_real_volumes(configs: Path, data_root: Path, tmp_path: Path, monkeypatc
         truth = np.asarray(nib.load(data_root / "hippocampus3d" / "labels" / file.name).dataobj) > 0
         dice.append(2 * (found & truth).sum() / (found.sum() + truth.sum()))
     assert np.mean(dice) > 0.7
+
+
+def test_the_figures_of_the_readme_are_those_that_were_measured(repository):
+    told = repository / "custom" / "workflows" / "packing" / "templates" / "localization" / "performance.md"
+    rows = [line.strip("| ").split(" | ") for line in told.read_text().splitlines() if line.count("|") > 5][2:]
+    measured = (repository / "benchmarks" / "results" / "localization.md").read_text().splitlines()
+    for _, prompt, scans, dice, of_disc, hit, disc_hit in rows:
+        for asked, value, share in ((prompt, dice, hit), ("disc, equal area", of_disc, disc_hit)):
+            row = next(line for line in measured if f"| {prompt} | {asked} | {scans} |" in line).split(" | ")
+            assert row[8].startswith(value)
+            assert round(100 * float(row[4].split()[0])) == int(share.removesuffix(" %"))

@@ -28,19 +28,7 @@ _WEIGHTS = "models/self_taught.safetensors"  # as the operator `learned` wants t
 _VOCABULARY = "configs/localizers/packed_vocabulary.yaml"
 _KEPT_FACTS = {"network", "spatial_dims", "image_size", "flips", "blur", "area", "modality", "half", "sha256"}
 _KEPT_FACTS |= {"lesions", "shots", "seed", "num_scans", "versions"}
-_FIGURES = """\
-Without weights of any kind; the few numbers of some operators were fitted on training splits of these sets. Test scans,
-probability cut at 0.5, *disc*: a disc of equal area in the middle of the picture.
-
-| set | prompt | scans | Dice | Dice of the disc | maximum in the target | of the disc |
-| --- | --- | --- | --- | --- | --- | --- |
-| chest radiographs (cxr_lungs) | lungs on x-ray | 47 | 0.837 | 0.669 | 100 % | 15 % |
-| brain MRI slices (brain_mri_cheng, boxes) | brain tumor | 505 | 0.283 | 0.235 | 52 % | 20 % |
-| CT patches (ct_lidc_nodules) | lung nodule on CT | 424 | 0.476 | 0.130 | 60 % | 13 % |
-| 3D CT crops around nodules (ct3d_lidc_nodules) | lung nodule on CT | 44 | 0.486 | 0.338 | 55 % | 96 % |
-| 3D MRI crops (hippocampus3d) | hippocampus | 45 | 0.774 | 0.298 | 91 % | 29 % |
-
-A region of Dice 0.28 is a hint, not an outline."""
+_FIGURES = Path(__file__).parent / "templates" / "localization" / "performance.md"
 
 
 class LocalizationPacking(BundlePacking):
@@ -176,7 +164,9 @@ class LocalizationPacking(BundlePacking):
             if has_vocabulary
             else "It takes any phrase, and need not understand it.",
             "data": _data(has_vocabulary, taught),
-            "performance": _FIGURES if embedded else "No figures were packed: measure it on scans of your own.",
+            "performance": _FIGURES.read_text().strip()
+            if embedded
+            else "No figures were packed: measure it on scans of your own.",
             "weights": _weights(has_vocabulary, taught),
             "scripting": "the localizer is image analysis in NumPy and SciPy behind a parser of words"
             if has_vocabulary
