@@ -161,7 +161,9 @@ def remarks(comparisons: Mapping[str, Comparison], roles: Roles, subject: Subjec
 
 def _about_seeds(subject: Subject) -> str:
     words = ", ".join(f"{pair.seed} from {pair.pretrain_seed}" for pair in subject.pairs)
-    if subject.pretrain_seeds == 1 < len(subject.pairs):
+    if len(subject.pairs) == 1:
+        return f"Seeds of fine-tuning and pretraining: {words}. One repetition has no spread and no interval."
+    if subject.pretrain_seeds == 1:
         return (
             f"Seeds of fine-tuning and pretraining: {words}. There is one encoder an arm: spread and intervals are "
             "those of fine-tuning, and what another pretraining would change is not in them (`--pretrain_seeds`)."

@@ -95,6 +95,8 @@ def only_one(folder: Path) -> Iterator[None]:
             raise ValueError(
                 f"{folder}: another process works on this study. Wait for it, or choose another --output_dir."
             ) from None
+        except OSError:
+            logger.warning("%s: this file system has no locks; run one study at a time there.", folder)
         yield
 
 
