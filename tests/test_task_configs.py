@@ -54,3 +54,20 @@ def test_training_tests_on_the_test_split(configs: Path, task: str) -> None:
 def test_what_evaluate_yaml_calls_as_in_training_is_recorded(configs: Path, task: str) -> None:
     recorded = ConfigParser.load_config_file(str(configs / f"{task}.yaml"))["model_settings"]
     assert {"dataset_dir", "skip_bad", "batch_size", "num_workers", "seed", "resamples"} <= set(recorded)
+
+
+@pytest.mark.parametrize("name", [*TASKS, "pretrain", "self_teach"])
+@pytest.mark.parametrize(("device", "given", "expected"), [("cpu", "true", True), ("cuda", "false", False)])
+def test_mixed_precision_means_what_it_says(configs: Path, name: str, device: str, given: str, expected: bool) -> None:
+    assert parsed(configs, name, "is_amp", device=device) is not expected  # the default
+    assert parsed(configs, name, "is_amp", device=device, amp=given) is expected
+
+
+@pytest.mark.parametrize("name", [*TASKS, "pretrain", "self_teach"])
+def test_switches_are_read_as_switches(configs: Path, name: str) -> None:
+    text = (configs / f"{name}.yaml").read_text()
+    switches = re.findall(r"^(\w+): (?:true|false)\b", text, flags=re.MULTILINE)
+    for switch in [*switches, "amp"]:
+        uses = re.findall(rf".*@{switch}\b.*", text)
+        assert uses, switch
+        assert all(re.match(r"\s+value: ", use) for use in uses), uses
