@@ -190,7 +190,7 @@ def test_label_maps_lie_on_the_scan(served: Served, name: str, model: str) -> No
 def test_what_cannot_be_done_is_told(served: Served) -> None:
     told = {wrong: (error.status, error.detail) for wrong, error in refusals(served.client, served.scans[0]).items()}
     parts = {
-        "unknown model": (404, "no model 'no_such_model'; known: mri_localization"),
+        "unknown model": (404, "no model 'no_such_model'; known: hippocampus_segmentation"),
         "unknown image": (404, "no image 'no_such_image'"),
         "unknown prompt": (400, "'zebra crossing' names nothing that this localizer knows. Known: body"),
         "empty prompt": (400, "is empty"),
