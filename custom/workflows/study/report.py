@@ -150,8 +150,9 @@ def remarks(comparisons: Mapping[str, Comparison], roles: Roles, subject: Subjec
         f"standard deviation over {count} seed{'s' if count > 1 else ''}; every run: `study.csv`.",
         f"Differences are taken seed by seed; in brackets Student's t interval, {100 * any_comparison.level:g} %. It "
         "says what other seeds might give on these very scans, not what other scans would.",
-        "Arms and ratios were chosen on val, so what was chosen looks too good there; test was looked at once. Only "
-        "the verdict's differences were chosen before it; of twenty differences one leaves out zero by luck.",
+        "Arms and ratios were chosen on val, so what was chosen looks too good there. Test was not told before all "
+        "runs were done: runs that are added now come after a look at it. Only the verdict's differences were chosen "
+        "before; of twenty differences one leaves out zero by luck.",
         _about_seeds(subject),
         _about_budgets(subject),
         subject.gate,

@@ -412,6 +412,6 @@ def _in_words(seconds: float | None) -> str:
     if seconds is None:
         return ""
     minutes = seconds / 60
-    if minutes < 1:
+    if minutes < 1.5:
         return " About a minute still."
     return f" About {minutes:.0f} minutes still." if minutes < 120 else f" About {minutes / 60:.1f} hours still."
