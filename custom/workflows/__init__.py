@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the bundle's workflows need beside MONAI's engines."""
 
-from custom.workflows.errors import show_root_causes
+from custom.workflows.errors import explain_mistakes, show_root_causes
 from custom.workflows.gate import GateRun
 from custom.workflows.heed import heed_gate
 from custom.workflows.localizers import load_localizer
@@ -14,6 +14,7 @@ __all__ = [
     "MIMPrepareBatch",
     "TrainedModel",
     "choose_prompts",
+    "explain_mistakes",
     "heed_gate",
     "load_localizer",
     "prepare_output_dir",

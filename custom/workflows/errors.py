@@ -1,11 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that end with what went wrong."""
+"""Mistakes, answered: options that do not exist, and errors that end with what went wrong."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 from types import TracebackType
+
+from custom.workflows.command_line import check_options
+
+
+def explain_mistakes() -> None:
+    """First step of every config: see :func:`show_root_causes`, then refuse misspelt options.
+
+    Raises:
+        ValueError: if this process is a ``monai.bundle run`` with an option that its configs do not have.
+    """
+    show_root_causes()
+    check_options(sys.argv)
 
 
 def show_root_causes() -> None:
