@@ -28,7 +28,10 @@ def trace_features(network: nn.Module, features: Sequence[str]) -> fx.Graph:
         graph = fx.Tracer().trace(network)
     except Exception as error:
         name = type(network).__name__
-        raise ValueError(f"{name} cannot be traced by torch.fx ({error}). Choose another encoder of MONAI.") from error
+        raise ValueError(
+            f"{name} cannot be traced by torch.fx ({error}). Check `arguments` in the backbone's file: a network can "
+            "be built with wrong ones and fail only when it is called. If they are right, choose another encoder."
+        ) from error
     outputs = tuple(_output_of(graph, name, network) for name in features)
     (old_output,) = [node for node in graph.nodes if node.op == "output"]
     graph.erase_node(old_output)

@@ -72,7 +72,7 @@ def load_encoder(
 
 
 def encoder_record(path: str | Path) -> dict[str, Any]:
-    """Return the JSON record beside an encoder's weights; ValueError if it is missing or damaged."""
+    """Return the JSON record beside an encoder's weights; ValueError if it is missing, damaged or has expressions."""
     record_path = Path(path).with_suffix(".json")
     if not Path(path).is_file() or not record_path.is_file():
         names = f"{Path(path).name} and {record_path.name}"
@@ -82,7 +82,31 @@ def encoder_record(path: str | Path) -> dict[str, Any]:
         record["encoder"]["network"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{record_path}: not the record of an encoder ({error}). Run pretrain.yaml again.") from error
+    check_plain(record_path, record["encoder"])
     return record
+
+
+def check_plain(record: Path, value: Any) -> None:
+    """Refuse what the config parser would evaluate or build: a record holds values, it never decides what is run.
+
+    Args:
+        record: its path, for the message.
+        value: what was read from it.
+
+    Raises:
+        ValueError: if there is an expression or a ``_target_`` in it.
+    """
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            check_plain(record, key)
+            check_plain(record, each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            check_plain(record, each)
+    elif isinstance(value, str) and value.startswith(("$", "%", "@", "_target_")):
+        raise ValueError(
+            f"{record}: {value!r} is an expression, but a record holds plain values only. Do not trust it."
+        )
 
 
 def is_own_encoder(path: str | Path) -> bool:

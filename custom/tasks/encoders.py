@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from custom.components import load_component
-from custom.networks import Encoder, EncoderSpec, encoder_record, file_hash, load_encoder, load_weights
+from custom.networks import Encoder, EncoderSpec, encoder_record, file_hash, load_weights
 from custom.networks.encoder import Execution
 from custom.networks.weights import TRUSTED_PACKAGES, is_own_encoder, match_encoder
 
@@ -28,7 +28,8 @@ def encoder_facts(path: str | Path | None, spec: EncoderSpec | None = None) -> d
         file as it is) and ``encoder_keys`` (how its keys fit, :meth:`custom.networks.KeyReport.as_dict`).
 
     Raises:
-        ValueError: if a file is missing or damaged, or holds weights of another network.
+        ValueError: if a file is missing or damaged, holds weights of another network, or names a network that is not
+            trusted and is not that of ``spec``.
     """
     if path is None:
         return {}
@@ -38,7 +39,7 @@ def encoder_facts(path: str | Path | None, spec: EncoderSpec | None = None) -> d
         )
     if spec is None or is_own_encoder(path):
         record = encoder_record(path)
-        spec = EncoderSpec(**record["encoder"])
+        spec = _trusted(record["encoder"], spec.network if spec else None)
     else:
         record = {"encoder": spec.as_dict()}
     actual = file_hash(path)
@@ -63,22 +64,20 @@ def encoder_spec(
         recorded: ``EncoderSpec.as_dict()`` out of a trained model's ``model.json``; None: no trained model is loaded.
         path: pretrained weights, or None. Weights from elsewhere have no JSON file beside them.
         folder: of the backbones' files, ``bundle/configs/encoders``.
-        name: of a backbone.
+        name: of a backbone. A recorded network outside the trusted packages is built only if this backbone is the same.
         spatial_dims: 2 or 3, of the backbone.
         in_channels: channels of the image, of the backbone.
 
     Raises:
-        ValueError: if the recorded network is outside the trusted packages, or there is no such backbone.
+        ValueError: if the recorded network is neither of the trusted packages nor the backbone's, or there is no such
+            backbone.
     """
     if recorded is None and path is not None and is_own_encoder(path):
         recorded = encoder_record(path)["encoder"]
-    if recorded is None:
-        spec: EncoderSpec = load_component(folder, name, spatial_dims=spatial_dims, in_channels=in_channels)
-        return spec
-    spec = EncoderSpec(**recorded)
-    if not spec.network.startswith(TRUSTED_PACKAGES):
-        raise ValueError(f"The recorded encoder {spec.network!r} is outside {list(TRUSTED_PACKAGES)}.")
-    return spec
+    if recorded is not None and str(recorded["network"]).startswith(TRUSTED_PACKAGES):
+        return EncoderSpec(**recorded)
+    backbone: EncoderSpec = load_component(folder, name, spatial_dims=spatial_dims, in_channels=in_channels)
+    return backbone if recorded is None else _trusted(recorded, backbone.network)
 
 
 def build_encoder(path: str | Path | None, spec: EncoderSpec, execution: Execution = "auto") -> Encoder:
@@ -87,7 +86,7 @@ def build_encoder(path: str | Path | None, spec: EncoderSpec, execution: Executi
     Args:
         path: ``encoder.safetensors`` of this project, or weights from elsewhere (:mod:`custom.networks.foreign`); None
             for training from scratch.
-        spec: the network, see :func:`encoder_spec`.
+        spec: the network, see :func:`encoder_spec`. It alone decides what is built, not a file beside the weights.
         execution: as for :class:`custom.networks.Encoder`.
 
     Raises:
@@ -96,8 +95,19 @@ def build_encoder(path: str | Path | None, spec: EncoderSpec, execution: Executi
     if path is None:
         logger.info("No file of an encoder: %s is built with random weights.", spec.network)
         return spec.build(execution)
-    if is_own_encoder(path):
-        return load_encoder(path, execution=execution)
     encoder = spec.build(execution)
     load_weights(encoder, path)
     return encoder
+
+
+def _trusted(recorded: Mapping[str, Any], named: str | None) -> EncoderSpec:
+    """The recorded network, if its package is trusted or the user named the same class: a file never decides alone."""
+    spec = EncoderSpec(**recorded)
+    if spec.network != named and not spec.network.startswith(TRUSTED_PACKAGES):
+        raise ValueError(
+            f"The recorded encoder {spec.network!r} is outside {list(TRUSTED_PACKAGES)}, and a record never decides "
+            "alone which code is run. If it is a network of your own, name its file as well: --backbone "
+            'mine/network.yaml; with evaluate.yaml, inference.yaml and export.yaml --options "{backbone: '
+            'mine/network.yaml}".'
+        )
+    return spec

@@ -11,10 +11,12 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from custom.components import component_file
+from custom.networks.weights import check_plain
 from custom.options import mapping
 from custom.tasks.record import read_record, record_path
 
 _OF_THE_TRUTH = ("coco",)  # settings that name files of labels, which scans to predict need not have
+_BY_USERS_ONLY = ("backbone", "configs")  # say which code may be built: a record cannot
 
 
 class TrainedModel:
@@ -45,11 +47,12 @@ class TrainedModel:
                 "that a prompt names without a trained model, run localize.yaml."
             )
         self.record = read_record(model)
-        _check_plain(record_path(model), self.record["settings"])
+        check_plain(record_path(model), self.record["settings"])
+        recorded = {name: value for name, value in self.record["settings"].items() if _is_setting(name)}
         self.configs = Path(configs)
         self.config = component_file(configs, str(config or self.record["config"]))
         given = {name: value for name, value in changes.items() if value is not None}
-        self.settings = {**self.record["settings"], **given, **mapping(options, "options"), "model": str(model)}
+        self.settings = {**recorded, **given, **mapping(options, "options"), "model": str(model)}
 
     def run(self, run_id: str) -> list[Any]:
         """Run one id of the task's config.
@@ -77,16 +80,6 @@ class TrainedModel:
         return result
 
 
-def _check_plain(record: Path, value: Any) -> None:
-    """Refuse what the config parser would evaluate or build: a record holds values, it never decides what is run."""
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            _check_plain(record, key)
-            _check_plain(record, each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            _check_plain(record, each)
-    elif isinstance(value, str) and value.startswith(("$", "%", "@", "_target_")):
-        raise ValueError(
-            f"{record}: {value!r} is an expression, but a record holds plain values only. Do not trust it."
-        )
+def _is_setting(name: str) -> bool:
+    """Whether a record may set it: a top-level value, no part of the config ("loss#_target_"), not the user's own."""
+    return name.isidentifier() and name not in _BY_USERS_ONLY

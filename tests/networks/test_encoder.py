@@ -231,3 +231,9 @@ def test_errors_name_what_is_wrong():
         Encoder(network, ["layer2", "layer1"], 2)
     with pytest.raises(ValueError, match="1 channels"):
         make("resnet")(torch.zeros(1, 3, 32, 32))
+
+
+def test_wrong_arguments_are_thought_of_when_a_network_cannot_be_traced():
+    spec = EncoderSpec("monai.networks.nets.SegResNet", ["down_layers.0"], 2, arguments={"blocks_down": [1, 1, 1]})
+    with pytest.raises(ValueError, match=r"SegResNet cannot be traced .*Check `arguments`"):
+        spec.build()

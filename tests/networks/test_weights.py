@@ -98,6 +98,19 @@ def test_a_record_cannot_build_anything_else(saved):
         load_encoder(path)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [{"arguments": {"x": "$print()"}}, {"arguments": {"_target_": "os.system"}}, {"channel_argument": "_target_"}],
+)
+def test_a_record_holds_no_expression(saved, part):
+    _, path = saved
+    record = json.loads(path.with_suffix(".json").read_text())
+    record["encoder"].update(part)
+    path.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"encoder\.json: .* is an expression"):
+        load_encoder(path)
+
+
 def test_a_failed_write_leaves_the_earlier_file(saved, monkeypatch):
     encoder, path = saved
     before = path.read_bytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from custom.components import load_component
 from custom.networks import file_hash, save_encoder
@@ -15,6 +16,26 @@ from custom.tasks.encoders import build_encoder, encoder_facts, encoder_spec
 
 ENCODERS = Path("bundle/configs/encoders")
 SPEC = load_component(ENCODERS, "resnet18_narrow", spatial_dims=2, in_channels=1)
+OWN = """
+_target_: custom.networks.EncoderSpec
+network: tests.tasks.test_encoders.{name}
+features: [stages.0, stages.1]
+"""
+
+
+class PlainNet(nn.Module):
+    """A user's own network: two stages, each at half the resolution of the one before."""
+
+    def __init__(self, spatial_dims: int, in_channels: int = 1) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(nn.Conv2d(in_channels, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1))
+
+    def forward(self, image):
+        return self.stages(image)
+
+
+class PlainNetV2(PlainNet):
+    """Another class, whose name begins alike."""
 
 
 def spec_of(path, backbone="resnet18_narrow"):
@@ -74,3 +95,41 @@ def test_weights_that_changed_since_are_mentioned(tmp_path, caplog):
     path.with_suffix(".json").write_text(json.dumps({**record, "sha256": "0"}))
     assert encoder_facts(path)["sha256"] == file_hash(path)
     assert "is not the file that its JSON record describes" in caplog.text
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A network of one's own: its file for --backbone, and its pretrained weights."""
+    file = tmp_path / "own.yaml"
+    file.write_text(OWN.format(name="PlainNet"))
+    spec = load_component(ENCODERS, str(file), spatial_dims=2, in_channels=1)
+    encoder = spec.build()
+    return str(file), encoder, save_encoder(tmp_path / "encoder.safetensors", encoder, spec, {"image_size": [8, 8]})
+
+
+def test_a_class_of_ones_own_is_built_if_the_backbone_names_it(own):
+    file, encoder, path = own
+    spec = spec_of(path, file)
+    assert spec.network == "tests.tasks.test_encoders.PlainNet"
+    assert torch.equal(build_encoder(path, spec).network.stages[0].weight, encoder.network.stages[0].weight)
+    assert encoder_facts(path, spec)["image_size"] == [8, 8]
+    assert encoder_spec(spec.as_dict(), None, ENCODERS, file, spatial_dims=2, in_channels=1) == spec
+
+
+def test_a_record_alone_never_decides_which_class_is_built(own, tmp_path):
+    file, _, path = own
+    other = tmp_path / "other.yaml"
+    other.write_text(OWN.format(name="PlainNetV2"))
+    recorded = spec_of(path, file).as_dict()
+    for backbone in ("resnet18", str(other)):
+        with pytest.raises(ValueError, match=r"--backbone mine/network\.yaml.*--options"):
+            spec_of(path, backbone)
+        with pytest.raises(ValueError, match="never decides alone"):
+            encoder_spec(recorded, None, ENCODERS, backbone, spatial_dims=2, in_channels=1)
+    with pytest.raises(ValueError, match="never decides alone"):
+        encoder_facts(path)
+    with pytest.raises(ValueError, match="never decides alone"):
+        encoder_facts(path, SPEC)
+    record = {**recorded, "network": "tests.tasks.test_encoders.PlainNetV2"}
+    with pytest.raises(ValueError, match="never decides alone"):
+        encoder_spec(record, None, ENCODERS, file, spatial_dims=2, in_channels=1)

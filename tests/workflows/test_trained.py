@@ -71,3 +71,11 @@ def test_files_of_labels_are_not_looked_for_where_nothing_is_known(tmp_path: Pat
     trained = TrainedModel(model(tmp_path, coco="coco_{split}.json"), configs, {"dataset_dir": "elsewhere"})
     assert trained.run("predict") == [None]
     assert trained.run("evaluate") == ["coco_{split}.json"]
+
+
+def test_a_record_sets_neither_parts_of_the_config_nor_what_only_its_user_may(tmp_path: Path, configs: Path) -> None:
+    path = model(
+        tmp_path, **{"channels": 3, "backbone": "theirs.yaml", "configs": "theirs", "loss#_target_": "os.system"}
+    )
+    assert set(TrainedModel(path, configs, {}).settings) == {"channels", "model"}
+    assert TrainedModel(path, configs, {}, "{backbone: mine.yaml}").settings["backbone"] == "mine.yaml"
