@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import pydoc
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser
 
 from custom.options import mapping
 
@@ -28,14 +30,37 @@ def load_component(
         The object that the file's ``_target_`` builds.
 
     Raises:
-        ValueError: if there is no such file (the message lists those that are there) or it has no ``_target_``.
+        ValueError: if there is no such file (the message lists those that are there), it has no ``_target_``, or what
+            that builds takes no such option (the message lists those that it takes).
     """
     path = component_file(folder, name)
     config = ConfigParser.load_config_file(str(path))
     if "_target_" not in config:
         raise ValueError(f"{path} has no `_target_`: it must name the class to build, see the files beside it.")
     changes = mapping(options, f"options of {path.stem}")
+    _check_options(path, {**config, **changes}, changes, defaults)
     return ConfigParser({"component": {**defaults, **config, **changes}}).get_parsed_content("component")
+
+
+def _check_options(path: Path, config: Mapping[str, Any], given: Collection[str], defaults: Collection[str]) -> None:
+    target = config["_target_"]
+    built = (
+        pydoc.locate(str(ConfigComponent(dict(config)).resolve_module_name())) if isinstance(target, str) else target
+    )
+    if not inspect.isroutine(built) and not inspect.isclass(built):
+        return  # the parser says so
+    try:
+        parameters = inspect.signature(built).parameters.values()
+    except ValueError:  # some builtin classes tell nothing
+        return
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return
+    known = [each.name for each in parameters]
+    # _disabled_, _mode_, ... are the parser's own.
+    unknown = [name for name in given if name not in known and not name.startswith("_")]
+    if unknown:
+        options = ", ".join(name for name in known if name not in defaults) or "none"
+        raise ValueError(f"{path} has no option {unknown[0]!r}. Known: {options}.")
 
 
 def component_file(folder: str | Path, name: str) -> Path:

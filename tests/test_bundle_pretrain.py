@@ -330,6 +330,22 @@ def test_settings_that_cannot_work_say_why(pictures, tmp_path, raises_cause):
             run(pictures, tmp_path / "out", max_epochs=1, **overrides)
 
 
+@pytest.mark.parametrize(
+    ("image_size", "message"),
+    [
+        (64, r'image_size 64 is no list of numbers. Set --image_size "\[64, 64\]"'),
+        ([64, 64, 64], r"has 3 numbers for 2D scans"),
+        ([100, 96], r'Image sides \(100, 96\) must be divisible by \(32, 32\).*Set --image_size "\[96, 96\]"'),
+    ],
+)
+def test_a_size_that_cannot_work_is_refused_before_any_map_is_made(
+    image_size, message, pictures, tmp_path, raises_cause
+):
+    with raises_cause(message):
+        workflow(pictures, tmp_path / "out", image_size=image_size)
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
 def test_an_unwritable_output_folder_is_said_before_any_work(pictures, tmp_path, raises_cause):
     (tmp_path / "file").write_text("not a folder")
     with raises_cause(r"cannot write there.*--output_dir"):

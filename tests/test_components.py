@@ -32,3 +32,20 @@ def test_only_files_that_build_something_are_components(folder):
 def test_an_unknown_name_is_answered_with_the_known_ones(folder):
     with pytest.raises(ValueError, match=r"No component 'conter'.*Known: counter"):
         load_component(folder, "conter")
+
+
+def test_an_unknown_option_is_answered_with_the_files_own(folder, configs):
+    with pytest.raises(ValueError, match=r"localizers.concept\.yaml has no option 'vocabularly'\. Known: vocabulary"):
+        load_component(configs / "localizers", "concept", "{vocabularly: x.yaml}")
+    with pytest.raises(ValueError, match=r"masking.region\.yaml has no option 'region_ration'\. Known: .*region_ratio"):
+        load_component(configs / "masking", "region", {"region_ration": 0.8})
+    with pytest.raises(ValueError, match=r"decoders.thin\.yaml has no option 'with'\. Known: .*width"):
+        load_component(configs / "decoders", "thin", {"with": 8}, spatial_dims=2, channels=[8], strides=[2])
+    (folder / "fraction.yaml").write_text("_target_: fractions.Fraction\n")
+    assert load_component(folder, "fraction", {"numerator": 1, "_desc_": "one"}, denominator=2) == 0.5
+
+
+@pytest.mark.parametrize("target", ["builtins.dict", "collections.Counter"])
+def test_what_takes_any_option_gets_it(target, folder):
+    (folder / "any.yaml").write_text(f"_target_: {target}\n")
+    assert dict(load_component(folder, "any", {"x": 1})) == {"x": 1}

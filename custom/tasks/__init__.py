@@ -3,7 +3,7 @@
 
 from custom.tasks.encoders import build_encoder, encoder_facts, encoder_spec
 from custom.tasks.fine_tuning import FineTuning
-from custom.tasks.images import check_images
+from custom.tasks.images import check_cells, check_images
 from custom.tasks.labelled import few_labelled, scan_groups
 from custom.tasks.results import BestModel
 from custom.tasks.task_run import Evaluation, Prediction, TaskRun
@@ -15,6 +15,7 @@ __all__ = [
     "Prediction",
     "TaskRun",
     "build_encoder",
+    "check_cells",
     "check_images",
     "encoder_facts",
     "encoder_spec",

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from custom.networks import MaskedImageModel
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,6 +32,8 @@ def check_images(
         ValueError: if they do not fit.
     """
     name, size = ("image_size", image_size) if patch_size is None else ("patch_size", patch_size)
+    if isinstance(size, str) or not isinstance(size, Sequence):
+        raise ValueError(f'{name} {size!r} is no list of numbers. Set --{name} "{[_example(size)] * spatial_dims}".')
     if len(size) != spatial_dims:
         raise ValueError(
             f"{name} {list(size)} has {len(size)} numbers for {spatial_dims}D scans. Set --{name} "
@@ -46,3 +50,22 @@ def check_images(
         )
     if patch_size is None and list(encoder.get("image_size") or image_size) != list(image_size):
         logger.warning("The encoder was pretrained at %s; it is used at %s.", encoder["image_size"], list(image_size))
+
+
+def check_cells(image_size: Sequence[int], network: MaskedImageModel) -> None:
+    """Refuse an input size that the cells or the encoder's stride do not divide, before any scan is read.
+
+    Raises:
+        ValueError: with a size that fits.
+    """
+    sides, divisor = tuple(image_size), network.size_divisor
+    if any(side < factor or side % factor for side, factor in zip(sides, divisor, strict=True)):
+        fitting = [max(1, round(side / factor)) * factor for side, factor in zip(sides, divisor, strict=True)]
+        raise ValueError(
+            f"Image sides {sides} must be divisible by {divisor} (cells of {network.cell_size} voxels, encoder stride "
+            f'{network.encoder.strides[-1]}). Set --image_size "{fitting}", or another --cell_size or --backbone.'
+        )
+
+
+def _example(size: Any) -> int:
+    return size if isinstance(size, int) and size > 0 else 64

@@ -213,11 +213,13 @@ def test_a_trained_model_needs_no_labels(tmp_path: Path) -> None:
     ("image_size", "encoder", "message"),
     [
         ((32, 32, 32), {}, r"3 numbers for 2D scans.*--image_size"),
+        (64, {}, r'image_size 64 is no list of numbers. Set --image_size "\[64, 64\]"'),
+        ("small", {}, "image_size 'small' is no list"),
         ((32, 32), {"encoder": {"spatial_dims": 3, "in_channels": 1}}, "takes 3D images.*scans are 2D"),
         ((32, 32), {"encoder": {"spatial_dims": 2, "in_channels": 3}}, "--channels 3"),
     ],
 )
-def test_encoder_for_other_images(image_size: tuple, encoder: dict, message: str) -> None:
+def test_encoder_for_other_images(image_size: Any, encoder: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_images(2, 1, image_size, encoder)
 
