@@ -160,7 +160,8 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def _probe(self, features: Sequence[str]) -> tuple[list[int], list[int]]:
         shapes_only = copy.deepcopy(self.network).eval().to("meta")
-        image = torch.zeros((1, self.in_channels) + (PROBE_SIZE,) * self.spatial_dims, device="meta")
+        size = (1, self.in_channels) + (PROBE_SIZE,) * self.spatial_dims
+        image = torch.zeros(size, device="meta", dtype=next(shapes_only.parameters()).dtype)
         maps = run_dense(self.graph, shapes_only, image)
         strides = [_stride(name, value) for name, value in zip(features, maps, strict=True)]
         if any(coarse <= fine for fine, coarse in pairwise(strides)):

@@ -116,7 +116,7 @@ def read_prompts(value: Any) -> list[str]:
         Phrases without repetition and without white space around them; empty for an empty text.
 
     Raises:
-        ValueError: if a text starts like a list and is none.
+        ValueError: if a text starts like a list and is none, or the value is neither a phrase nor a list.
     """
     if isinstance(value, str) and value.strip().startswith("["):
         try:
@@ -125,6 +125,8 @@ def read_prompts(value: Any) -> list[str]:
             raise ValueError(
                 f"The prompt {value!r} starts like a list and is none. One phrase, or \"['left lung', 'right lung']\"."
             ) from error
+    if value is not None and not isinstance(value, str | Sequence):
+        raise ValueError(f"The prompt {value!r} is neither a phrase nor a list of phrases.")
     return list(dict.fromkeys(phrase.strip() for phrase in named_prompts(value, []) if phrase.strip()))
 
 

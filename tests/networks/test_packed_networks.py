@@ -76,8 +76,10 @@ def test_networks_equal_the_reference(name, kind, spatial_dims, generator):
 def test_shipped_encoders_equal_the_reference_in_float32(name, generator):
     """Stated: rounding grows through up to fifty layers to 2e-4 of the largest value at most."""
     packed, reference = twins(load_component(ENCODERS, name, spatial_dims=2, in_channels=3), 2)
-    image = torch.randn(4, 3, 96, 96, generator=generator)
-    visible = MASKS["random"].sample(torch.zeros(4, 3, 3), generator).visible
+    # Each sample by itself, as instance normalisation does: four positions at the end would magnify rounding.
+    cells, samples = (8, 1) if name.startswith("nnunet") else (3, 4)
+    image = torch.randn(samples, 3, 32 * cells, 32 * cells, generator=generator)
+    visible = MASKS["random"].sample(torch.zeros(samples, cells, cells), generator).visible
     with torch.no_grad():
         for ours, theirs in zip(packed(image, visible), reference(image, visible), strict=True):
             close(ours, theirs, 2e-4)

@@ -312,6 +312,8 @@ def test_prompts_and_thresholds_as_text() -> None:
     assert read_prompts(("edema", "tumor")) == ["edema, tumor"]  # what the command line makes of the former
     assert read_prompts(["a", " a", "b "]) == ["a", "b"]
     assert read_prompts(None) == []
+    with pytest.raises(ValueError, match="7 is neither a phrase nor a list"):
+        read_prompts(7)
     assert read_threshold("0.25") == 0.25
     for wrong in (0, 1.1, "", None, float("nan"), [0.5, 0.6]):
         with pytest.raises(ValueError, match="threshold"):
