@@ -14,6 +14,13 @@ QUICK = {
     "self_teach": {**ON_CPU, "max_epochs": "1", "samples_per_epoch": "8", "batch_size": "4"},
     "evaluate": ON_CPU,
     "inference": ON_CPU,
+    "study": {
+        "seeds": "[0]",
+        "pretrain_seeds": "[0]",
+        "ratios": "[0.5]",
+        "pretrain_options": "{max_epochs: 1, image_size: [64, 64], backbone: resnet18_narrow, device: cpu}",
+        "task_options": "{max_epochs: 1, resamples: 20, device: cpu}",
+    },
 }
 # These are for commands that do not say it themselves.
 SMALL = {
