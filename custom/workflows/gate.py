@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class GateRun:
         phrases: prompt -> other ways to ask, see :func:`custom.workflows.gate_setup.phrases_of`.
         scans: loaded lazily, in a drawn order: dictionaries with ``image`` and ``scan_id``, where known ``mask`` or
             ``boxes``.
-        elsewhere: scans of other body parts.
+        elsewhere: scans of other body parts, or what returns them: called only once the localizer knows the prompts.
         output_dir: the folder of the region maps.
         dataset: name of the data set, for the record.
         others: name -> another localizer to compare with.
@@ -58,6 +59,7 @@ class GateRun:
             scans, down to one phrase of each kind on two scans; what takes longer even so is not begun.
         settings: what else is to be recorded.
         skip_bad: leave out scans that cannot be read, with a warning.
+        most: look at so many of the scans; the others stand in for those that cannot be read. None: at all.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class GateRun:
         phrases: Mapping[str, Sequence[Phrasing]],
         scans: Sequence[Callable[[], Scan]],
         output_dir: str | Path,
-        elsewhere: Sequence[Callable[[], Scan]] = (),
+        elsewhere: Sequence[Callable[[], Scan]] | Callable[[], Sequence[Callable[[], Scan]]] = (),
         dataset: str = "",
         others: Mapping[str, Localizer] | None = None,
         target: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -76,12 +78,14 @@ class GateRun:
         max_minutes: float = 10.0,
         settings: Mapping[str, Any] | None = None,
         skip_bad: bool = False,
+        most: int | None = None,
     ) -> None:
         self.localizer, self.prompts, self.phrases = localizer, list(prompts), phrases
         self.scans, self.elsewhere, self.output_dir, self.dataset = scans, elsewhere, Path(output_dir), dataset
         self.others, self.target, self.threshold = dict(others or {}), target, threshold
         self.rules, self.max_minutes, self.skip_bad = rules or GateRules(), max_minutes, skip_bad
         self.settings = dict(settings or {})
+        self.wanted = len(scans) if most is None else min(most, len(scans))
         self._asked: Mapping[str, Sequence[Phrasing]] = phrases
         self._refused: set[str] = set()
 
@@ -94,22 +98,26 @@ class GateRun:
             OSError: if the files cannot be written.
         """
         if not self.scans:
-            raise ScanError("dataset", "no scans for the gate", "Check --dataset_dir and --split")
+            raise ScanError(self.dataset or "dataset", "no scans for the gate", "Check --dataset_dir and --split")
         known = self._known()
         if known is not None:
             logger.info("The gate in %s was made in the same way; it is not made again.", self.output_dir)
             return known
         first = next(self._read(self.scans), None)
         if first is None:
-            raise ScanError("dataset", "none of the scans for the gate can be read", "Check --dataset_dir")
+            problem = f"none of the {len(self.scans)} scans drawn for the gate can be read"
+            remedy = "See the warnings above; mend the scans, or make the maps without a gate (--gate_scans 0)"
+            raise ScanError(self.dataset or "dataset", problem, remedy)
         self._asked = self._affordable(first)
         if not self._asked:
             return None
+        self._ask_for_all(first)
+        others = self.elsewhere() if callable(self.elsewhere) else self.elsewhere
         answers = self._look()
         elsewhere = [
             # Not to know a prompt on scans of another modality is a right answer there.
             {prompt: self._answers(scan[MIMKeys.IMAGE], [prompt], refusable=True)[0][0] for prompt in self.prompts}
-            for scan in self._read(self.elsewhere)
+            for scan in self._read(others)
         ]
         gates = {prompt: self._judge(prompt, found, elsewhere) for prompt, found in self._by_prompt(answers).items()}
         record = GateRecord(
@@ -131,7 +139,14 @@ class GateRun:
     def _all_settings(self) -> dict[str, Any]:
         phrases = {prompt: [each.text for each in self.phrases[prompt]] for prompt in self.prompts}
         others = {name: other.describe() for name, other in self.others.items()}
-        return {**self.settings, "phrases": phrases, "others": others, "scans_offered": len(self.scans)}
+        return {**self.settings, "phrases": phrases, "others": others, "scans_offered": self.wanted}
+
+    def _ask_for_all(self, scan: Scan) -> None:
+        """Raise for a prompt that is not known before the scans of other body parts are sought, or generated."""
+        asked = scan.get(MIMKeys.PROMPTS) or self.prompts
+        more = [prompt for prompt in self.prompts[1:] if prompt in asked]  # the first was asked for to see how long
+        if more:
+            self._answers(scan[MIMKeys.IMAGE], more)
 
     def _affordable(self, scan: Scan) -> dict[str, list[Phrasing]]:
         """Phrases that can be asked on two scans in the time there is; none if not even one of each kind can."""
@@ -160,16 +175,16 @@ class GateRun:
     def _look(self) -> list[dict[str, ScanAnswers]]:
         """Answers a scan and prompt, on as many scans as the time allows."""
         start, answers = time.monotonic(), []
-        for scan in tqdm(self._read(self.scans), desc="gate", unit="scan", total=len(self.scans)):
+        for scan in tqdm(islice(self._read(self.scans), self.wanted), desc="gate", unit="scan", total=self.wanted):
             asked = scan.get(MIMKeys.PROMPTS) or self.prompts
             answers.append({prompt: self._scan(scan, prompt) for prompt in self.prompts if prompt in asked})
             spent = time.monotonic() - start
             enough = len(answers) >= LEAST_SCANS
-            if enough and spent * (1 + 1 / len(answers)) > 60 * self.max_minutes and len(answers) < len(self.scans):
+            if enough and spent * (1 + 1 / len(answers)) > 60 * self.max_minutes and len(answers) < self.wanted:
                 logger.warning(
                     "The gate looked at %d of %d scans within %g minutes.",
                     len(answers),
-                    len(self.scans),
+                    self.wanted,
                     self.max_minutes,
                 )
                 break

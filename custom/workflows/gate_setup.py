@@ -21,6 +21,8 @@ from datasets.loading import LoadScand
 
 Scan = Mapping[Hashable, Any]
 
+SPARES = 4
+
 # Generated scans, and the part of the body that they show, as the prompt library names it.
 PHANTOMS: Mapping[int, Mapping[str, str]] = {
     2: {"phantom:brain_mri_2d": "brain", "phantom:chest_ct_2d": "chest", "phantom:chest_xray_2d": "chest"},
@@ -45,12 +47,24 @@ def phrases_of(prompts: Sequence[str], library: str | Path, per_kind: int, seed:
 
 
 def scan_loaders(
-    items: Sequence[Mapping[Any, Any]], load: Callable[[Mapping[Hashable, Any]], Scan], count: int, seed: int = 0
+    items: Sequence[Mapping[Any, Any]],
+    load: Callable[[Mapping[Hashable, Any]], Scan],
+    count: int,
+    seed: int = 0,
+    spares: bool = False,
 ) -> list[Callable[[], Scan]]:
     """Return loaders of up to ``count`` items of a datalist, drawn without repetition.
 
     Scans of the test split are left for the test, unless there are no others.
+
+    Args:
+        items: the datalist's.
+        load: reads one.
+        count: how many are wanted.
+        seed: of the draw.
+        spares: add ``SPARES`` times as many, to take the place of scans that cannot be read.
     """
+    count += SPARES * count if spares else 0
     items = [item for item in items if item.get("split") != "test"] or list(items)
     order = np.random.default_rng(seed).permutation(len(items))[:count]
     return [_loader(load, items[index]) for index in order]
@@ -77,6 +91,8 @@ def other_loaders(
         channels: of the scans.
         seed: of the draw.
     """
+    if count < 1:
+        return []
     if dirs is None:
         known = PromptLibrary(library)
         dirs = [name for name, part in PHANTOMS[spatial_dims].items() if _is_elsewhere(part, prompts, known)]

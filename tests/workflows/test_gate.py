@@ -259,10 +259,30 @@ def test_scans_that_cannot_be_read(configs, tmp_path):
     with pytest.raises(ScanError, match=r"bad\.png"):
         run(Named(("square",)), tmp_path, configs, [broken, scan]).run()
     assert run(Named(("square",)), tmp_path, configs, [broken, scan], skip_bad=True).run().scans == 1
-    with pytest.raises(ScanError, match="none of the scans"):
+    with pytest.raises(ScanError, match="none of the 1 scans"):
         run(Named(("square",)), tmp_path / "2", configs, [broken], skip_bad=True).run()
     with pytest.raises(ScanError, match="no scans"):
         run(Named(("square",)), tmp_path, configs, []).run()
+
+
+def test_others_stand_in_for_scans_that_cannot_be_read(configs, tmp_path):
+    def broken():
+        raise ScanError("bad.png", "is broken", "Mend it")
+
+    loaders = [broken, broken, scan, lambda: scan(0.9), lambda: scan(0.8)]
+    assert run(Named(("square",)), tmp_path, configs, loaders, skip_bad=True, most=2).run().scans == 2
+    with pytest.raises(ScanError, match=r"^/of/mine: none of the 1 scans.*--gate_scans 0"):
+        run(Named(("square",)), tmp_path / "2", configs, [broken], skip_bad=True, dataset="/of/mine").run()
+
+
+@pytest.mark.parametrize("prompts", [("circle",), ("square", "circle")])
+def test_other_body_parts_are_not_sought_for_a_prompt_that_is_not_known(prompts, configs, tmp_path):
+    def seek():
+        pytest.fail("sought")
+
+    gate = run(Named(("square",), refuse=True), tmp_path, configs, prompts=prompts, elsewhere=seek)
+    with pytest.raises(UnknownPromptError):
+        gate.run()
 
 
 def test_scans_with_prompts_of_their_own_are_asked_for_those(configs, tmp_path, caplog):
@@ -338,6 +358,7 @@ def test_generated_scans_of_other_parts(configs, tmp_path, monkeypatch):
     assert len(other_loaders(["brain tumor"], configs / "prompts", 2, 2)) == 4
     assert asked == ["phantom:chest_ct_2d", "phantom:chest_xray_2d"]
     asked.clear()
+    assert other_loaders(["brain tumor"], configs / "prompts", 0, 2) == asked == []
     other_loaders(["left lung"], configs / "prompts", 2, 3)
     assert asked == ["phantom:brain_mri_3d"]
 
