@@ -27,7 +27,7 @@ def flag(value: Any, name: str) -> bool:
     return _WORDS[word]
 
 
-def mapping(value: Any, name: str) -> dict[str, Any]:
+def mapping(value: Any, name: str, example: str = "{download: true}") -> dict[str, Any]:
     """Read options of a component.
 
     ``--localizer_options "{source: /a/b, download: true}"`` is YAML to its writer, but the command line takes what is
@@ -36,6 +36,7 @@ def mapping(value: Any, name: str) -> dict[str, Any]:
     Args:
         value: a mapping, None (empty), or a text in YAML's or Python's way of writing one.
         name: of the option, for the message.
+        example: a mapping that fits the option, for the message.
 
     Returns:
         A new dictionary; texts true, false and null in it have become what they mean.
@@ -50,7 +51,7 @@ def mapping(value: Any, name: str) -> dict[str, Any]:
     if read is None:
         return {}
     if not isinstance(read, Mapping):
-        raise ValueError(f'--{name} must be options by name, for example --{name} "{{download: true}}"; got {value!r}.')
+        raise ValueError(f'--{name} must be a mapping, for example --{name} "{example}"; got {value!r}.')
     return {str(key): _meant(each) for key, each in read.items()}
 
 

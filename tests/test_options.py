@@ -46,5 +46,10 @@ def test_no_options():
 
 @pytest.mark.parametrize("value", [["a"], 3, "word", "[1, 2]", "{unclosed"])
 def test_what_is_no_mapping(value):
-    with pytest.raises(ValueError, match="--mask_options must be options by name"):
+    with pytest.raises(ValueError, match="--mask_options must be a mapping"):
         mapping(value, "mask_options")
+
+
+def test_the_example_fits_the_option():
+    with pytest.raises(ValueError, match=r'for example --classes "\{1: anterior\}"; got \'4, 5\''):
+        mapping("4, 5", "classes", "{1: anterior}")

@@ -99,7 +99,11 @@ class ResumeTraining:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Load the newest readable checkpoint; the engine's own ``max_epochs`` stays in force."""
+        """Load the newest readable checkpoint; the engine's own ``max_epochs`` stays in force.
+
+        Raises:
+            ValueError: if it is of another network, optimizer or scheduler.
+        """
         for epoch, path in reversed(checkpoints(self.folder)):
             try:
                 content = torch.load(path, map_location=self.device, weights_only=True)
@@ -110,11 +114,22 @@ class ResumeTraining:
             wanted = with_engine(self.objects, engine)
             if "scaler" not in content:  # the run began without mixed precision
                 wanted.pop("scaler", None)
-            Checkpoint.load_objects(to_load=wanted, checkpoint=content)
+            _restore(path, wanted, content)
             engine.state.max_epochs = max_epochs
             logger.info("Resuming after epoch %d of %s from %s.", epoch, max_epochs, path)
             return
         logger.info("No checkpoint in %s: training starts from the beginning.", self.folder)
+
+
+def _restore(path: Path, objects: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    try:
+        Checkpoint.load_objects(to_load=objects, checkpoint=content)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch names every single weight
+        raise ValueError(
+            f"{path}: this checkpoint was written with another network or other settings ({reason}). Give the settings "
+            "that the run began with, or begin another run: with another --output_dir, or with --resume false."
+        ) from error
 
 
 def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:

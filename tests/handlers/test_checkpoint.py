@@ -66,6 +66,14 @@ def test_resuming_without_checkpoint_starts_anew(tmp_path, caplog):
     assert "starts from the beginning" in caplog.text
 
 
+@pytest.mark.parametrize("other", [torch.nn.Linear(3, 1), torch.nn.Sequential(torch.nn.Linear(1, 1))])
+def test_a_checkpoint_of_another_network_is_named(tmp_path, other):
+    train(tmp_path / "c", 1, network=fresh())
+    with pytest.raises(ValueError, match=r"checkpoint_epoch=1\.pt: .*another network.*--output_dir.*--resume false"):
+        train(tmp_path / "c", 2, resume=True, network=other)
+    assert [epoch for epoch, _ in checkpoints(tmp_path / "c")] == [1]
+
+
 def mixed_precision(scale, **options):
     """An engine that scales its gradients, as MONAI's trainers do under the same name."""
     engine = Engine(lambda engine, batch: None)

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 _RULE = re.compile(r"(?P<from>>=)?\s*(?P<code>\d+)")
 _OTHERS = ("background", "error")
+_EXAMPLE = "{1: anterior, 2: posterior}"
+_MAX_SCANS = 20  # whose label maps are looked at for the codes that the user named
+HOW_TO_LABEL = "Name label maps in the column `mask` of manifest.csv, or in the lists of a Decathlon dataset.json."
 _FORM = 'Write for example --classes "{1: anterior, 2: posterior}", "{4: lesion, 5: lesion}" or "{\'>=2\': nodule}".'
 
 
@@ -105,11 +108,11 @@ def label_classes(
         other_codes: what codes without a class are: "background", or an "error".
 
     Raises:
-        ValueError: a class that is no code, more than 255 classes, or label maps of zeros only.
+        ValueError: a class that is no code, more than 255 classes, no label maps, or label maps of zeros only.
     """
     if other_codes not in _OTHERS:
         raise ValueError(f"other_codes must be one of {_OTHERS}, received {other_codes!r}.")
-    rules = _named(mapping(classes, "classes")) if classes else _found(items, spatial_dims, root, frame)
+    rules = _named(mapping(classes, "classes", _EXAMPLE)) if classes else _found(items, spatial_dims, root, frame)
     result = LabelClasses(rules, other_codes == "background")
     if len(result.names) > 255:
         raise ValueError(f"{len(result.names)} classes; at most 255 can be told apart.")
@@ -119,6 +122,8 @@ def label_classes(
 def _found(
     items: Sequence[Mapping[str, Any]], spatial_dims: int, root: str | Path | None, frame: int | None
 ) -> dict[str, str]:
+    if not items:
+        raise ValueError(f"{root}: no training scan has a label map, so there is nothing to segment. {HOW_TO_LABEL}")
     found = codes_in(items, spatial_dims, frame)
     if not found:
         raise ValueError(f"The label maps of {len(items)} training scans hold no code but 0: nothing to segment.")
@@ -126,6 +131,42 @@ def _found(
     rules = {str(code): names.get(code, str(code)) for code in found}
     logger.info("Classes, from the label maps of %d training scans: %s", len(items), rules)
     return rules
+
+
+def check_codes(
+    classes: LabelClasses, items: Sequence[Mapping[str, Any]], spatial_dims: int, frame: int | None = None
+) -> None:
+    """Warn of classes of which the training label maps hold no code: nothing is learnt of them.
+
+    At most 20 scans are looked at, evenly over the list, and no more than it takes to see every class.
+
+    Args:
+        classes: what is segmented.
+        items: training scans with ``label``, the path of a label map.
+        spatial_dims: 2 or 3.
+        frame: see :class:`datasets.LoadScand`.
+
+    Raises:
+        ValueError: if all scans were looked at and none holds any class.
+    """
+    looked_at = [items[index * len(items) // _MAX_SCANS] for index in range(_MAX_SCANS)]
+    looked_at = looked_at if len(items) > _MAX_SCANS else list(items)
+    codes: set[int] = set()
+    absent = classes.names
+    for item in looked_at:
+        codes |= set(codes_in([item], spatial_dims, frame))
+        present = LabelClasses(classes.rules).encode(torch.tensor(sorted(codes), dtype=torch.int64)).tolist()
+        absent = [name for index, name in enumerate(classes.names, 1) if index not in present]
+        if not absent:
+            return
+    if absent:
+        text = (
+            f"the label maps of {len(looked_at)} of {len(items)} training scans, those looked at, hold no code of "
+            f"{', '.join(absent)} (of {dict(classes.rules)}); codes that occur: {sorted(codes) or 'none but 0'}"
+        )
+        if len(looked_at) == len(items) and absent == classes.names:
+            raise ValueError(f"{text}. {_FORM}")
+        logger.warning("%s. Check --classes.", text)
 
 
 def codes_in(items: Sequence[Mapping[str, Any]], spatial_dims: int, frame: int | None = None) -> list[int]:

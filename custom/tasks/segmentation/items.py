@@ -9,12 +9,10 @@ from typing import Any
 
 from custom.tasks.images import check_images
 from custom.tasks.labelled import HOW_TO_SPLIT, warn_of_shared_groups
-from custom.tasks.segmentation.classes import LabelClasses
+from custom.tasks.segmentation.classes import HOW_TO_LABEL, LabelClasses, check_codes
 from datasets import Datalist
 
 logger = logging.getLogger(__name__)
-
-_HOW_TO_LABEL = "Name label maps in the column `mask` of manifest.csv, or in the lists of a Decathlon dataset.json."
 
 
 def segmentation_items(datalist: Datalist, split: str) -> list[dict[str, Any]]:
@@ -49,6 +47,7 @@ def check_segmentation(
     image_size: Sequence[int],
     patch_size: Sequence[int] | None,
     encoder: Mapping[str, Any],
+    frame: int | None = None,
 ) -> None:
     """Refuse what cannot give a segmentation network, or a measured one, and say what to do.
 
@@ -61,17 +60,19 @@ def check_segmentation(
         image_size: the network's input size, for whole scans.
         patch_size: the same for patches; None: whole scans.
         encoder: facts of the pretrained encoder, empty for training from scratch.
+        frame: see :class:`datasets.LoadScand`.
 
     Raises:
-        ValueError: no label maps in a split, or an encoder or a size for other scans.
+        ValueError: no label maps in a split, no class in the training label maps, an encoder or a size for other scans.
     """
     check_images(spatial_dims, channels, image_size, encoder, patch_size)
     for split, found in items.items():
         if not found:
             raise ValueError(
                 f"{datalist.root}: no scan with a label map in the split {split!r}. Val chooses the best epoch, test "
-                f"is used once: all three splits are needed. {_HOW_TO_LABEL} {HOW_TO_SPLIT}"
+                f"is used once: all three splits are needed. {HOW_TO_LABEL} {HOW_TO_SPLIT}"
             )
+    check_codes(classes, items["train"], spatial_dims, frame)
     logger.info("Segmentation of %s, codes %s.", ", ".join(classes.names), dict(classes.rules))
     warn_of_shared_groups(datalist)
 

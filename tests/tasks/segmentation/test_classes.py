@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from custom.tasks.segmentation import EncodeLabelsd, LabelClasses, codes_in, label_classes
+from custom.tasks.segmentation.classes import check_codes
 from datasets import LoadScand
 from datasets.errors import ScanError
 
@@ -85,3 +86,30 @@ def test_label_maps_of_zeros_and_unknown_words_are_refused(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="other_codes"):
         label_classes({1: "a"}, [], 2, other_codes="ignore")
     assert LabelClasses({"1": "a"}).names == ["a"]
+
+
+def test_without_label_maps_the_message_says_where_to_name_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no training scan has a label map.*column `mask` of manifest\.csv"):
+        label_classes(None, [], 2, tmp_path)
+
+
+def test_codes_without_names_are_answered_with_a_fitting_example() -> None:
+    with pytest.raises(ValueError, match="for example --classes \"{1: anterior, 2: posterior}\"; got '4, 5'"):
+        label_classes("4, 5", [], 2)
+
+
+def test_a_class_of_which_no_training_label_map_has_a_code_is_mentioned(tmp_path: Path, caplog) -> None:
+    items = [write(tmp_path / "a.png", [0, 4]), write(tmp_path / "b.png", [5])]
+    check_codes(LabelClasses({"4": "core", "5": "rim"}, others_are_background=False), items, 2)
+    assert not caplog.text
+    check_codes(LabelClasses({"4": "core", "9": "lesion"}), items, 2)
+    assert "2 of 2 training scans, those looked at, hold no code of lesion" in caplog.text
+    assert "codes that occur: [4, 5]" in caplog.text
+    with pytest.raises(ValueError, match=r"no code of lesion.*codes that occur: \[4, 5\]"):
+        check_codes(LabelClasses({"9": "lesion", ">=10": "rest"}), items, 2)
+
+
+def test_of_many_scans_some_are_looked_at(tmp_path: Path, caplog) -> None:
+    item, other = write(tmp_path / "a.png", [4]), write(tmp_path / "b.png", [9])
+    check_codes(LabelClasses({"9": "lesion"}), [item] * 99 + [other], 2)
+    assert "20 of 100 training scans" in caplog.text  # a warning, as the others may have it
