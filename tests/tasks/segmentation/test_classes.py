@@ -94,7 +94,7 @@ def test_without_label_maps_the_message_says_where_to_name_them(tmp_path: Path) 
 
 
 def test_codes_without_names_are_answered_with_a_fitting_example() -> None:
-    with pytest.raises(ValueError, match="for example --classes \"{1: anterior, 2: posterior}\"; got '4, 5'"):
+    with pytest.raises(ValueError, match=r"for example --classes .\{1: anterior, 2: posterior\}.; got '4, 5'"):
         label_classes("4, 5", [], 2)
 
 
