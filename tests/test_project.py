@@ -90,5 +90,5 @@ def test_every_file_that_the_readme_names_is_there(repository):
 def test_every_setting_that_the_readme_names_exists(repository):
     configs = "".join(file.read_text() for file in (repository / "bundle" / "configs").glob("*.yaml"))
     readme = "".join(line for line in (repository / "README.md").open() if "-m pytest" not in line)
-    for option in set(re.findall(r"--(\w+)", readme)) - {"config_file", "tracking"}:
+    for option in set(re.findall(r"--(\w+)", readme)) - {"config_file", "tracking", "root"}:
         assert re.search(rf"^{option}:", configs, re.MULTILINE), option
