@@ -17,6 +17,7 @@ from custom.tasks.record import read_record, record_path
 
 _OF_THE_TRUTH = ("coco",)  # settings that name files of labels, which scans to predict need not have
 _BY_USERS_ONLY = ("backbone", "configs")  # say which code may be built: a record cannot
+_PARTS = ("segmenter", "detector")  # files of the configs; a file from elsewhere could build anything
 
 
 class TrainedModel:
@@ -49,10 +50,11 @@ class TrainedModel:
         self.record = read_record(model)
         check_plain(record_path(model), self.record["settings"])
         recorded = {name: value for name, value in self.record["settings"].items() if _is_setting(name)}
+        given = {name: value for name, value in changes.items() if value is not None} | mapping(options, "options")
+        _refuse_files(model, self.record["config"] if config is None else "", recorded, given)
+        self.settings = {**recorded, **given, "model": str(model)}
         self.configs = Path(configs)
         self.config = component_file(configs, str(config or self.record["config"]))
-        given = {name: value for name, value in changes.items() if value is not None}
-        self.settings = {**recorded, **given, **mapping(options, "options"), "model": str(model)}
 
     def run(self, run_id: str) -> list[Any]:
         """Run one id of the task's config.
@@ -78,6 +80,21 @@ class TrainedModel:
         result: list[Any] = workflow.run()
         workflow.finalize()
         return result
+
+
+def _refuse_files(model: str | Path, config: str, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise ValueError if a record names files outside the configs that its user does not name."""
+    if config.endswith(".yaml"):
+        raise ValueError(
+            f"{record_path(model)} asks for the config {config}. If you trust it, give it: --task_config {config}."
+        )
+    for name in _PARTS:
+        value = str(recorded.get(name, ""))
+        if value.endswith(".yaml") and name not in given:
+            raise ValueError(
+                f"{record_path(model)} asks for the {name} {value}, a file outside the configs. If you trust it, give "
+                f'it: --options "{{{name}: {value}}}".'
+            )
 
 
 def _is_setting(name: str) -> bool:

@@ -79,3 +79,14 @@ def test_a_record_sets_neither_parts_of_the_config_nor_what_only_its_user_may(tm
     )
     assert set(TrainedModel(path, configs, {}).settings) == {"channels", "model"}
     assert TrainedModel(path, configs, {}, "{backbone: mine.yaml}").settings["backbone"] == "mine.yaml"
+
+
+def test_a_record_names_no_files_from_elsewhere(tmp_path: Path, configs: Path) -> None:
+    elsewhere = str(tmp_path / "anything.yaml")
+    with pytest.raises(ValueError, match=r"asks for the segmenter .*anything.yaml.*--options"):
+        TrainedModel(model(tmp_path, segmenter=elsewhere), configs, {})
+    trusted = TrainedModel(model(tmp_path, segmenter=elsewhere), configs, {}, options={"segmenter": elsewhere})
+    assert trusted.settings["segmenter"] == elsewhere
+    write_record(tmp_path / "model.pt", {"task": "guessing", "config": elsewhere, "settings": {}, "decisions": {}})
+    with pytest.raises(ValueError, match=r"asks for the config .*--task_config"):
+        TrainedModel(tmp_path / "model.pt", configs, {})
