@@ -92,13 +92,14 @@ def _is_plain(block: nn.Module) -> bool:
     from timm.layers import Attention
     from timm.models.vision_transformer import Block
 
-    return type(block) is Block and type(block.attn) is Attention and block.attn.gate is None
+    is_gated = getattr(block.attn, "gate", None) is not None  # timm has gates from 1.0.23 on
+    return type(block) is Block and type(block.attn) is Attention and not is_gated
 
 
 def _class_token(block: Any, tokens: Tensor) -> Tensor:
     """What a timm ``Block`` gives for the first token: ``[N, 1, C]``."""
     attention, normed = block.attn, block.norm1(tokens)
-    width, bias = attention.attn_dim, attention.qkv.bias
+    width, bias = attention.num_heads * attention.head_dim, attention.qkv.bias
     query = F.linear(normed[:, :1], attention.qkv.weight[:width], None if bias is None else bias[:width])
     pair = F.linear(normed, attention.qkv.weight[width:], None if bias is None else bias[width:])
     key, value = pair.unflatten(2, (2, attention.num_heads, attention.head_dim)).permute(2, 0, 3, 1, 4)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,9 @@ def test_the_shipped_file(build, configs: Path) -> None:
     assert isinstance(network, RetinaDetector)
     assert network.num_classes == 2
     assert network.window == [64, 64]
-    wrong = load_component(configs / "detectors", "retinanet", "{depth: 3}")
+    with pytest.raises(ValueError, match=r"retinanet.yaml has no option 'depth'"):
+        load_component(configs / "detectors", "retinanet", "{depth: 3}")
+    wrong = partial(RetinaDetector, depth=3)
     with pytest.raises(ValueError, match="--detector_options"):
         build_detector(wrong, encoder, ["a"], anchors_of(2, 4))
 
