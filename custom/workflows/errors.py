@@ -30,10 +30,15 @@ def show_root_causes() -> None:
     sys.excepthook = _print_with_root_cause
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that MONAI wrapped in others."""
+    while type(error) is RuntimeError and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def _print_with_root_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     traceback.print_exception(kind, error, trace)
-    cause = error
-    while type(cause) is RuntimeError and cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = root_cause(error)
     if cause is not error and not isinstance(error, KeyboardInterrupt):
         sys.stderr.write(f"\nWhat went wrong: {cause}\n")

@@ -248,9 +248,9 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_server_that_ends_says_why(environment: Path, bundle: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "of this process")
-    server = LabelServer(environment, [bundle], tmp_path, tmp_path / "work")
+    server = LabelServer(environment, [bundle], tmp_path, tmp_path / "app")
     with (
-        pytest.raises(RuntimeError, match=r"ended with 3:\nno such thing as .*/work/monaibundle\npath .*server$"),
+        pytest.raises(RuntimeError, match=r"ended with 3:\nno such thing as .*app/monaibundle\npath .*server$"),
         server,
     ):
         pass

@@ -14,7 +14,7 @@ import pytest
 from custom.gate import GateRecord
 from custom.gate.record import PromptGate
 from custom.workflows.study import Study, report, running
-from custom.workflows.study.running import RECORD, root_cause
+from custom.workflows.study.running import RECORD, in_one_line
 from datasets.phantoms import ensure_phantoms
 
 T_1 = 12.706204736432095  # 97.5 % quantile of Student's t with one degree of freedom
@@ -366,5 +366,5 @@ def test_the_error_that_started_it_is_told():
     error = RuntimeError("outer")
     error.__cause__ = RuntimeError("inner")
     error.__cause__.__cause__ = KeyError("name")
-    assert root_cause(error) == "KeyError: 'name'"
-    assert root_cause(ValueError("a file\n is bad")) == "a file is bad"
+    assert in_one_line(error) == "KeyError: 'name'"
+    assert in_one_line(ValueError("a file\n is bad")) == "a file is bad"

@@ -19,6 +19,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from custom.tasks.results import write_json
+from custom.workflows.errors import root_cause
 from custom.workflows.study.plan import LOCALIZATION, PRETRAINING, Step
 
 logger = logging.getLogger(__name__)
@@ -52,13 +53,10 @@ class BundleRuns:
             # The workflow changes nested settings in place, and they serve other runs, too.
             **copy.deepcopy(dict(settings)),
         )
-        try:
-            with _test_untold():
-                workflow.initialize()
-                workflow.run()
-                workflow.finalize()
-        finally:
-            del workflow
+        with _test_untold():
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
 
 
 def free_memory() -> None:
@@ -125,7 +123,7 @@ def perform(step: Step, run: RunConfig) -> str | None:
         run(step.config, {**step.settings, **resume, "output_dir": str(step.folder)})
     except Exception as problem:
         logger.exception("This run failed: %s.", step.name)
-        error = root_cause(problem)
+        error = in_one_line(problem)
     free_memory()  # the error held every frame of the run until here
     if error is None and not is_done(step):
         error = f"{step.config}.yaml ended without a result in {step.folder}."
@@ -177,12 +175,11 @@ def seconds_left(steps: Sequence[Step]) -> float | None:
     return sum(statistics.fmean(taken.get(kind, known)) for kind in missing)
 
 
-def root_cause(error: BaseException) -> str:
-    """Return what went wrong: the error that MONAI wrapped in others, in one line."""
-    while type(error) is RuntimeError and error.__cause__ is not None:
-        error = error.__cause__
-    words = " ".join(str(error).split())
-    return words if isinstance(error, ValueError) and words else f"{type(error).__name__}: {words}"
+def in_one_line(error: BaseException) -> str:
+    """Return what went wrong, in one line."""
+    cause = root_cause(error)
+    words = " ".join(str(cause).split())
+    return words if isinstance(cause, ValueError) and words else f"{type(cause).__name__}: {words}"
 
 
 def read_json(file: Path) -> dict[str, Any]:
