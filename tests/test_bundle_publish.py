@@ -11,26 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from monai.bundle import ConfigWorkflow
 from monai.bundle import scripts as monai_bundle
 
 from custom.networks import load_encoder
 from datasets.phantoms import ensure_phantoms
+from tests.bundle_runs import run_config
 
 CPU = torch.device("cpu")
-
-
-def run(configs: Path, config: str, **overrides: Any) -> None:
-    workflow = ConfigWorkflow(
-        str(configs / f"{config}.yaml"),
-        logging_file=False,
-        workflow_type=None,
-        bundle_root=str(configs.parent),
-        **overrides,
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +26,9 @@ def hub(configs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hub")
     scans = ensure_phantoms("brain_mri", 2, root=root, size=32, counts={"train": 4, "val": 2, "test": 1})
     quick = {"max_epochs": 2, "batch_size": 4, "image_size": [32, 32], "decoder_options": {"width": 8}, "device": CPU}
-    run(configs, "pretrain", dataset_dir=str(scans), output_dir=str(root / "pretrain"), **quick)
+    run_config(configs, "pretrain", dataset_dir=str(scans), output_dir=str(root / "pretrain"), **quick)
     encoder = str(root / "pretrain" / "encoder.safetensors")
-    run(configs, "publish", encoder=encoder, output_dir=str(root / "brain"), dataset_name="slices of a test")
+    run_config(configs, "publish", encoder=encoder, output_dir=str(root / "brain"), dataset_name="slices of a test")
     return root / "brain"
 
 
@@ -109,9 +96,11 @@ def test_monais_upload_takes_a_packed_bundle(no_network, configs, tmp_path):
     scans = ensure_phantoms("brain_mri", 2, root=tmp_path, size=32, counts={"train": 2, "val": 1, "test": 1})
     quick = {"max_epochs": 1, "batch_size": 2, "resamples": 2, "segmenter_options": {"channels": 4}, "device": CPU}
     quick |= {"backbone": "resnet18_narrow", "image_size": [32, 32]}
-    run(configs, "train", dataset_dir=str(scans), output_dir=str(tmp_path / "trained"), **quick)
+    run_config(configs, "train", dataset_dir=str(scans), output_dir=str(tmp_path / "trained"), **quick)
     model = str(tmp_path / "trained" / "model.pt")
-    run(configs, "pack", model=model, output_dir=str(tmp_path / "zoo"), name="pushed_segmentation", package="pushed")
+    run_config(
+        configs, "pack", model=model, output_dir=str(tmp_path / "zoo"), name="pushed_segmentation", package="pushed"
+    )
     bundle = tmp_path / "zoo" / "models" / "pushed_segmentation"
     monai_bundle.push_to_hf_hub("someone/pushed", bundle.name, str(bundle.parent))
     card = header(bundle / "README.md")

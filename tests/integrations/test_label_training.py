@@ -14,20 +14,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 
 from datasets.phantoms import ensure_phantoms
+from tests.bundle_runs import run_config
 
 CPU = torch.device("cpu")
-
-
-def run(configs: Path, config: str, **overrides: Any) -> None:
-    workflow = ConfigWorkflow(
-        str(configs / f"{config}.yaml"), logging_file=False, bundle_root=str(configs.parent), **overrides
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +30,9 @@ def work(configs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     scans = ensure_phantoms("brain_mri", 3, root=root, size=32, counts=counts)
     quick = {"max_epochs": 1, "batch_size": 2, "resamples": 10, "segmenter_options": {"channels": 4}, "device": CPU}
     quick |= {"backbone": "resnet10_narrow", "image_size": [16, 16, 16], "classes": {2: "matter", 4: "lesion"}}
-    run(configs, "train", dataset_dir=str(scans), output_dir=str(root / "trained"), **quick)
+    run_config(configs, "train", dataset_dir=str(scans), output_dir=str(root / "trained"), **quick)
     names = {"name": "labelled_segmentation", "package": "labelled_segmentation_package", "modality": "MR"}
-    run(configs, "pack", model=str(root / "trained" / "model.pt"), output_dir=str(root / "zoo"), **names)
+    run_config(configs, "pack", model=str(root / "trained" / "model.pt"), output_dir=str(root / "zoo"), **names)
     return root
 
 
@@ -156,6 +148,6 @@ def test_plain_training_gives_a_model_as_well(work: Path, bundle: Path, tmp_path
     scans = next(path.parent for path in work.rglob("manifest.csv"))
     before = digest(bundle / "models" / "model.pt")
     quick = {"dataset_dir": str(scans), "classes": {2: "matter", 4: "lesion"}, "resamples": 10, "device": CPU}
-    run(bundle / "configs", "train", output_dir=str(tmp_path / "run"), max_epochs=1, batch_size=2, **quick)
+    run_config(bundle / "configs", "train", output_dir=str(tmp_path / "run"), max_epochs=1, batch_size=2, **quick)
     assert digest(bundle / "models" / "model.pt") == digest(tmp_path / "run" / "model.pt") != before
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["num_scans"] == 1

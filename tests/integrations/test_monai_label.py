@@ -22,12 +22,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from integrations.monai_label.client import LabelClient, LabelError, Part
 from integrations.monai_label.serve import LabelServer
 from integrations.monai_label.walk_through import LabelMap, refusals, walk
+from tests.bundle_runs import run_config
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -55,15 +55,6 @@ class Served:
         return self.server.app / "model" / NAMES["segmentation"] / "models" / "model.pt"
 
 
-def run(configs: Path, config: str, **overrides: Any) -> None:
-    workflow = ConfigWorkflow(
-        str(configs / f"{config}.yaml"), logging_file=False, bundle_root=str(configs.parent), **overrides
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-
-
 def few_volumes(source: Path, folder: Path) -> list[str]:
     """Copy some hippocampus volumes with their label maps, and a list of them; return their names."""
     with open(source / "manifest.csv") as stream:
@@ -89,10 +80,10 @@ def packed_bundles(configs: Path, scans: Path, root: Path) -> list[Path]:
         "classes": {1: "anterior", 2: "posterior"},
     }
     model, device = root / "trained" / "model.pt", torch.device("cpu")
-    run(configs, "train", dataset_dir=str(scans), output_dir=str(model.parent), device=device, **quick)
+    run_config(configs, "train", dataset_dir=str(scans), output_dir=str(model.parent), device=device, **quick)
     zoo, modality = str(root / "zoo"), {"modality": "MR"}
     url = {"weights_url": "https://example.org/model.pt"}
-    run(
+    run_config(
         configs,
         "pack",
         model=str(model),
@@ -104,9 +95,9 @@ def packed_bundles(configs: Path, scans: Path, root: Path) -> list[Path]:
     )
     shutil.copy(model, root / "zoo" / "models" / NAMES["segmentation"] / "models" / "model.pt")
     prompt = {"spatial_dims": 3, "prompt": "hippocampus", "package": "mri_localizer"}
-    run(configs, "pack_localizer", output_dir=zoo, name=NAMES["volumes"], **prompt, **modality)
+    run_config(configs, "pack_localizer", output_dir=zoo, name=NAMES["volumes"], **prompt, **modality)
     prompt = {"spatial_dims": 2, "prompt": "lungs", "package": "xray_localizer", "modality": "X-ray"}
-    run(configs, "pack_localizer", output_dir=zoo, name=NAMES["pictures"], **prompt)
+    run_config(configs, "pack_localizer", output_dir=zoo, name=NAMES["pictures"], **prompt)
     return [root / "zoo" / "models" / name for name in NAMES.values()]
 
 

@@ -7,12 +7,10 @@ tests do without the network.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
-import unittest
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from custom.workflows.packing.checks import check_contents, machine_paths
 from custom.workflows.packing.defaults import with_defaults
 from custom.workflows.packing.renaming import outside_names, renamed
 from datasets.phantoms import ensure_phantoms
+from tests.bundle_runs import check_zoo_unit_test, run_config
 
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 CPU = torch.device("cpu")
@@ -55,28 +54,15 @@ class Packed:
         return next(self.zoo.glob(f"{self.name}_v*.zip"))
 
 
-def run(configs: Path, config: str, kind: str | None = None, **overrides: Any) -> None:
-    workflow = ConfigWorkflow(
-        str(configs / f"{config}.yaml"),
-        logging_file=False,
-        workflow_type=kind,
-        bundle_root=str(configs.parent),
-        **overrides,
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-
-
 def pack(configs: Path, model: Path, output: Path, **overrides: Any) -> None:
-    run(configs, "pack", model=str(model), output_dir=str(output), **overrides)
+    run_config(configs, "pack", model=str(model), output_dir=str(output), **overrides)
 
 
 def made(configs: Path, root: Path, dims: int, **settings: Any) -> Packed:
     scans = ensure_phantoms("brain_mri", dims, root=root, size=32, counts={"train": 2, "val": 1, "test": 2})
     quick = {"max_epochs": 1, "batch_size": 2, "resamples": 10, "segmenter_options": {"channels": 4}, "device": CPU}
     quick |= {"classes": {4: "lesion", 5: "lesion", 2: "matter"}, "dataset_dir": str(scans)}
-    run(configs, "train", "train", output_dir=str(root / "trained"), **quick, **settings)
+    run_config(configs, "train", "train", output_dir=str(root / "trained"), **quick, **settings)
     packed = Packed(scans, root / "trained", root / "zoo", f"mri_{dims}d_segmentation", f"packed_{dims}d")
     pack(configs, packed.trained / "model.pt", packed.zoo, name=packed.name, package=packed.package, modality="MR")
     return packed
@@ -138,7 +124,9 @@ def test_metadata_says_what_the_network_is(packed: Packed) -> None:
 
 def test_inference_gives_the_predictions_of_the_run_that_trained_the_model(packed: Packed, tmp_path: Path) -> None:
     """On the voxels of the files; in the bundle the classes have the codes 1, 2 instead of the data set's."""
-    run(Path("configs"), "inference", "infer", dataset_dir=str(packed.scans), output_dir=str(tmp_path), device=CPU)
+    run_config(
+        Path("configs"), "inference", "infer", dataset_dir=str(packed.scans), output_dir=str(tmp_path), device=CPU
+    )
     codes = np.array([0, 4, 2])
     files = list((packed.trained / "predictions" / "test" / "images").iterdir())
     assert len(files) == 2
@@ -157,17 +145,7 @@ def test_inference_gives_the_predictions_of_the_run_that_trained_the_model(packe
 
 def test_the_unit_test_for_the_zoo(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(packed.zoo)
-    (file,) = (packed.zoo / "ci" / "unit_tests").iterdir()
-    assert file.name == f"test_{packed.name}.py"
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    result = unittest.TestResult()
-    unittest.defaultTestLoader.loadTestsFromModule(module).run(result)
-    assert result.testsRun == 2
-    assert result.wasSuccessful(), [text for _, text in result.errors + result.failures]
+    check_zoo_unit_test(packed.zoo, packed.name)
 
 
 def test_the_zip_runs_alone(pictures: Packed, tmp_path: Path) -> None:

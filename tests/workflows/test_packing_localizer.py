@@ -11,11 +11,9 @@ import pkgutil
 import shutil
 import subprocess
 import sys
-import unittest
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -27,13 +25,12 @@ from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from PIL import Image
 from safetensors.torch import save_file
 
-from custom.localizers.base import UnknownPromptError
 from custom.localizers.operators.finder import build_network
 from custom.workflows import load_localizer
 from custom.workflows.packing.checks import check_contents
-from custom.workflows.prompted import PromptedInferer, PromptedNetwork, RegionLabeld, read_prompts, read_threshold
 from datasets.loading import LoadScand
 from datasets.phantoms import ensure_phantoms
+from tests.bundle_runs import check_zoo_unit_test, run_config
 
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 NAME = "text_guided_mim_localization"
@@ -61,22 +58,15 @@ class Packed:
         return next(self.zoo.glob(f"{NAME}_v*.zip"))
 
 
-def run(config: Path, kind: str | None = None, **overrides: Any) -> None:
-    root = overrides.pop("bundle_root", config.parents[1])
-    workflow = ConfigWorkflow(str(config), logging_file=False, workflow_type=kind, bundle_root=str(root), **overrides)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-
-
 def pack(configs: Path, output: Path, **overrides: Any) -> Path:
-    run(configs / "pack_localizer.yaml", output_dir=str(output), **overrides)
+    run_config(configs, "pack_localizer", output_dir=str(output), **overrides)
     return output / "models" / overrides.get("name", NAME)
 
 
 def infer(packed: Packed, output: Path, scans: Path | None = None, **options: Any) -> None:
-    run(
-        packed.folder / "configs" / "inference.yaml",
+    run_config(
+        packed.folder / "configs",
+        "inference",
         "infer",
         dataset_dir=str(scans or packed.scans),
         output_dir=str(output),
@@ -261,78 +251,9 @@ def test_nothing_found_is_an_empty_label_map(pictures: Packed, tmp_path: Path, c
     assert "flat.png: nothing found" in caplog.text
 
 
-def test_the_network() -> None:
-    """A batch of scans; the default prompt and others; probabilities that add up."""
-
-    class Half:
-        native_dims = (2,)
-
-        def describe(self) -> dict[str, Any]:
-            return {}
-
-        def localize(self, image: torch.Tensor, prompts: Any) -> torch.Tensor:
-            return torch.stack([image[0] * len(prompt) / 10 for prompt in prompts])
-
-    image = torch.rand(3, 1, 5, 4)
-    network = PromptedNetwork(Half(), "['a', 'abcde']")
-    found = network(image)
-    assert found.shape == (3, 2, 5, 4)
-    assert torch.allclose(found[:, 1], image[:, 0] / 2)
-    assert torch.allclose(found.sum(dim=1), torch.ones(3, 5, 4))
-    assert torch.allclose(PromptedInferer("ab")(image, network)[:, 1], image[:, 0] / 5)
-    assert list(network.parameters()) == []
-    with pytest.raises(UnknownPromptError, match="is empty"):
-        network(image, [])
-
-
-def test_a_server_gets_errors_that_it_can_hand_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    class WebError(Exception):
-        def __init__(self, status_code: int, detail: str) -> None:
-            super().__init__(detail)
-            self.status_code, self.detail = status_code, detail
-
-    def network(image: torch.Tensor, prompts: Any) -> torch.Tensor:
-        raise UnknownPromptError(prompts[0], ["lung"])
-
-    ask = PromptedInferer("chair")
-    monkeypatch.delitem(sys.modules, "starlette.exceptions", raising=False)
-    with pytest.raises(UnknownPromptError):
-        ask(torch.zeros(1, 1, 2, 2), network)
-    monkeypatch.setitem(sys.modules, "starlette.exceptions", SimpleNamespace(HTTPException=WebError))
-    with pytest.raises(WebError, match=r"'chair' names nothing .*Known: lung") as caught:
-        ask(torch.zeros(1, 1, 2, 2), network)
-    assert caught.value.status_code == 400
-    with pytest.raises(WebError, match="threshold"):
-        RegionLabeld("pred", "x")({"pred": torch.zeros(2, 2, 2)})
-
-
-def test_prompts_and_thresholds_as_text() -> None:
-    assert read_prompts(" left lung ") == ["left lung"]
-    assert read_prompts("edema, tumor") == ["edema, tumor"]
-    assert read_prompts(("edema", "tumor")) == ["edema, tumor"]  # what the command line makes of the former
-    assert read_prompts(["a", " a", "b "]) == ["a", "b"]
-    assert read_prompts(None) == []
-    with pytest.raises(ValueError, match="7 is neither a phrase nor a list"):
-        read_prompts(7)
-    assert read_threshold("0.25") == 0.25
-    for wrong in (0, 1.1, "", None, float("nan"), [0.5, 0.6]):
-        with pytest.raises(ValueError, match="threshold"):
-            read_threshold(wrong)
-
-
 def test_the_unit_test_for_the_zoo(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(packed.zoo)
-    (file,) = (packed.zoo / "ci" / "unit_tests").iterdir()
-    assert file.name == f"test_{NAME}.py"
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    result = unittest.TestResult()
-    unittest.defaultTestLoader.loadTestsFromModule(module).run(result)
-    assert result.testsRun == 2
-    assert result.wasSuccessful(), [text for _, text in result.errors + result.failures]
+    check_zoo_unit_test(packed.zoo, NAME)
 
 
 def test_the_zip_runs_alone(volumes: Packed, configs: Path, tmp_path: Path) -> None:
@@ -368,9 +289,14 @@ def test_every_module_of_the_bundle_is_complete(pictures: Packed) -> None:
 
 def test_maps_of_a_folder(pictures: Packed, tmp_path: Path, configs: Path) -> None:
     """localize.yaml in the bundle: the same localizer, report and maps."""
-    config = pictures.folder / "configs" / "localize.yaml"
     quick = {"gate_scans": 0, "other_dirs": [str(pictures.scans)], "prompt": "left lung"}
-    run(config, dataset_dir=str(pictures.scans), output_dir=str(tmp_path / "out"), **quick)
+    run_config(
+        pictures.folder / "configs",
+        "localize",
+        dataset_dir=str(pictures.scans),
+        output_dir=str(tmp_path / "out"),
+        **quick,
+    )
     (file,) = (tmp_path / "out").rglob("*picture_1*/*.png")
     scan = pictures.scans / "picture_1.png"
     found = np.asarray(Image.open(file)).T[..., None] / 255
@@ -405,7 +331,7 @@ def test_a_vocabulary_of_ones_own(configs: Path, tmp_path: Path, monkeypatch, ra
     Image.fromarray(np.eye(20, dtype=np.uint8) * 200).save(scans / "a.png")
     for prompt in ("thing", "left lung"):
         output = {"output_dir": str(tmp_path / prompt), "displayable_configs#text_prompt": prompt}
-        run(folder / "configs" / "inference.yaml", "infer", dataset_dir=str(scans), device=CPU, **output)
+        run_config(folder / "configs", "inference", "infer", dataset_dir=str(scans), device=CPU, **output)
         assert (tmp_path / prompt / "a_seg.png").is_file()
     assert "thing" in (folder / "docs" / "README.md").read_text()
     (tmp_path / "base.yaml").write_text("concepts: {thing: {steps: [body]}}")
