@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _SLICE_ORIENTATION = "LPI"
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts to grey
 _SKIP = "or leave the scan out (--skip_bad true)"
+_TRAINED = "A trained model takes the kind of scans that it learnt from."
 
 
 class LoadScand(MapTransform):
@@ -143,9 +144,13 @@ class LoadScand(MapTransform):
             raise ScanError(path, f"it has no voxels: its size is {sides}", f"Export it again, {_SKIP}.")
         single = sum(side == 1 for side in sides)
         if self.spatial_dims == 3 and single:
-            raise ScanError(path, f"a single slice of size {sides}, no volume", "Set --spatial_dims 2 for slices.")
+            raise ScanError(
+                path, f"a single slice of size {sides}, no volume", f"Set --spatial_dims 2 for slices. {_TRAINED}"
+            )
         if self.spatial_dims == 2 and not single:
-            raise ScanError(path, f"a volume of size {sides}, no slice", "Set --spatial_dims 3 for volumes.")
+            raise ScanError(
+                path, f"a volume of size {sides}, no slice", f"Set --spatial_dims 3 for volumes. {_TRAINED}"
+            )
         if single > 1:
             raise ScanError(path, f"a line of voxels of size {sides}, no scan", "Leave it out (--skip_bad true).")
 

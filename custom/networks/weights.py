@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from custom.files import write_atomically
-from custom.networks.encoder import Encoder, EncoderSpec, Execution
+from custom.networks.encoder import Encoder, EncoderSpec
 from custom.networks.foreign import KeyReport, check_match, match_weights, read_tensors
 
 logger = logging.getLogger(__name__)
@@ -47,15 +47,12 @@ def save_encoder(path: str | Path, encoder: Encoder, spec: EncoderSpec, info: Ma
     return path
 
 
-def load_encoder(
-    path: str | Path, trusted_packages: Sequence[str] = TRUSTED_PACKAGES, execution: Execution = "auto"
-) -> Encoder:
+def load_encoder(path: str | Path, trusted_packages: Sequence[str] = TRUSTED_PACKAGES) -> Encoder:
     """Rebuild an encoder from its weights and the JSON file beside them; log which keys matched.
 
     Args:
         path: the ``.safetensors`` file.
         trusted_packages: prefixes of the dotted names that may be built from the JSON file.
-        execution: as for :class:`Encoder`.
 
     Raises:
         ValueError: if a file is missing or damaged, the network is not trusted, or no key matches.
@@ -66,7 +63,7 @@ def load_encoder(
             f"{path}: its JSON file asks to build {spec.network!r}, which is outside {list(trusted_packages)}. If you "
             "trust the file, load it with load_encoder(path, trusted_packages=[...])."
         )
-    encoder = spec.build(execution)
+    encoder = spec.build()
     load_weights(encoder, path)
     return encoder
 

@@ -92,11 +92,11 @@ def build_encoder(path: str | Path | None, spec: EncoderSpec, execution: Executi
     Raises:
         ValueError: if the file is missing or damaged, or holds weights of another network.
     """
+    encoder = spec.build(execution)
     if path is None:
         logger.info("No file of an encoder: %s is built with random weights.", spec.network)
-        return spec.build(execution)
-    encoder = spec.build(execution)
-    load_weights(encoder, path)
+    else:
+        load_weights(encoder, path)
     return encoder
 
 
