@@ -116,9 +116,15 @@ def figure(report: Mapping[str, Any], where: str | Sequence[Any]) -> float | Non
 
 
 def cell(values: Sequence[float | None], where: str | Sequence[Any]) -> str:
-    """Mean and spread of a figure: in per cent, or times the factor in ``[path, factor]``; "–" if it is undefined."""
+    """Mean and spread of a figure: in per cent, or times the factor in ``[path, factor]``; "–" if it is undefined.
+
+    Values that are undefined are left out, and the others counted: "3.1 ± 0.2 (2 of 3)".
+    """
     known = [value for value in values if value is not None]
-    return mean_and_spread(known, 100.0 if isinstance(where, str) else float(where[1])) if known else "–"
+    if not known:
+        return "–"
+    counted = "" if len(known) == len(values) else f" ({len(known)} of {len(values)})"
+    return mean_and_spread(known, 100.0 if isinstance(where, str) else float(where[1])) + counted
 
 
 def study_parser(doc: str | None, name: str, settings: Path) -> argparse.ArgumentParser:

@@ -13,13 +13,13 @@ in the prediction only        0            undefined   the predicted volume
 in both                       measured     measured    measured
 ============================  ===========  ====  =================
 
-HD95 alone would therefore flatter a network that finds little: read it beside ``missed`` and ``invented``, the numbers
-of scans in the second and third row.
+HD95 alone would therefore flatter a network that finds little: ``missed`` and ``invented``, the numbers of scans in the
+second and third row, stand beside it, as does ``absent``, that of the first row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,13 @@ from numpy.typing import ArrayLike, NDArray
 from custom.metrics.resampling import drawn_weights, interval
 
 SEGMENTATION_FIGURES = ("dice", "iou", "hd95", "nsd")
+# Figure -> the counts of a report that say how many scans of a class its mean leaves out.
+LEFT_OUT = {
+    "dice": ("absent",),
+    "iou": ("absent",),
+    "hd95": ("missed", "invented", "absent"),
+    "nsd": ("absent",),
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,8 @@ def segmentation_report(
     """Return everything to report about a set of scans, JSON-able; what is undefined is None.
 
     A class's figure is the mean over the scans where it is defined, a figure of the whole the mean of its classes.
+    ``present``, ``missed``, ``invented`` and ``absent`` count scans of a class, for the whole summed over the classes;
+    :data:`LEFT_OUT` says which of them a figure leaves out.
 
     Args:
         scans: at least one.
@@ -124,15 +133,13 @@ def segmentation_report(
     once = np.ones((1, len(scans)), dtype=np.int64)
     per_class = {name: _class_means(once, each)[0] for name, each in values.items()}
     report: dict[str, Any] = {"num_scans": len(scans)}
-    report |= {name: _number(_mean(means)) for name, means in per_class.items()}
+    report |= {name: _number(_mean(means)) for name, means in per_class.items()} | _counts(true > 0, found > 0)
     report["classes"] = {
         name: {
             **{figure: _number(means[index]) for figure, means in per_class.items()},
             "volume_difference": _number((found - true)[:, index].mean()),
             "absolute_volume_difference": _number(np.abs(found - true)[:, index].mean()),
-            "present": int((true[:, index] > 0).sum()),
-            "missed": int(((true[:, index] > 0) & (found[:, index] == 0)).sum()),
-            "invented": int(((true[:, index] == 0) & (found[:, index] > 0)).sum()),
+            **_counts(true[:, index] > 0, found[:, index] > 0),
         }
         for index, name in enumerate(classes)
     }
@@ -147,6 +154,34 @@ def segmentation_report(
             own = {figure: interval(means[:, index], level) for figure, means in drawn.items()}
             report["classes"][name]["intervals"] = own
     return report
+
+
+def left_out(figures: Mapping[str, Any], figure: str) -> dict[str, int]:
+    """Return how many scans of a class a mean leaves out, and why: ``{"missed": 3, "invented": 1}``.
+
+    Args:
+        figures: a report of :func:`segmentation_report`, or its block of one class.
+        figure: one of its figures; those of other reports leave out nothing that is known here.
+    """
+    return {kind: figures[kind] for kind in LEFT_OUT.get(figure, ()) if figures.get(kind)}
+
+
+def figure_text(figures: Mapping[str, Any], figure: str, unit: str = "") -> str:
+    """Return a mean, and in brackets what it leaves out: "4.200 mm (without 2 missed)"; arguments: :func:`left_out`."""
+    value = figures[figure]
+    said = "undefined" if value is None else f"{value:.3f}{unit}"
+    return said + without(left_out(figures, figure))
+
+
+def without(counts: Mapping[str, int]) -> str:
+    """Say what a mean leaves out: " (without 3 missed, 1 invented)"; empty if that is nothing."""
+    words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return f" (without {words})" if words else ""
+
+
+def _counts(true: NDArray[np.bool_], found: NDArray[np.bool_]) -> dict[str, int]:
+    kinds = {"present": true, "missed": true & ~found, "invented": ~true & found, "absent": ~true & ~found}
+    return {kind: int(scans.sum()) for kind, scans in kinds.items()}
 
 
 def _class_figures(

@@ -141,6 +141,10 @@ def test_table_has_means_spreads_and_paired_differences(tmp_path):
     assert "| a_set | guess: median box | 1 | 1.0 | – |  |" in lines
     assert "| a_set | from scratch | 2 | 40.0 ± 14.1 | 1.0 ± 0.0 | 7 |" in lines
     assert "| a_set | region 0.7/0.3 | 1 | 55.0 | – | 7 |" in lines
+    finish(tmp_path, REGION, 1, 0.65, 2.0)
+    downstream.write_tables(STUDY, tmp_path, tmp_path / "results" / "downstream")
+    again = (tmp_path / "results" / "downstream.md").read_text()
+    assert "| a_set | region 0.7/0.3 | 2 | 60.0 ± 7.1 | 2.0 (1 of 2) | 7 |" in again
     assert "| a_set | random 0.6 (SparK) − from scratch | 2 | 15.0 ± 7.1 | 2.0 ± 0.0 |" in lines
     assert "| a_set | region 0.7/0.3 − random 0.6 (SparK) | 1 | -5.0 | – |" in lines
     rows = (tmp_path / "results" / "downstream.csv").read_text().splitlines()
@@ -179,6 +183,7 @@ def test_shipped_settings_name_what_exists(configs):
     for task in study["tasks"].values():
         config = ConfigParser.load_config_file(str(configs / f"{task['config']}.yaml"))
         assert set(task["options"]) <= set(config), "every option is one of the config's"
+        assert "HD95" not in task["figures"] or {"missed", "invented"} <= set(task["figures"]), "what HD95 leaves out"
     for pair in study["differences"]:
         assert set(pair) <= set(study["arms"])
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.metrics import DiceMetric, HausdorffDistanceMetric, MeanIoU, SurfaceDiceMetric
 
-from custom.metrics.segmentation import scan_figures, segmentation_report
+from custom.metrics.segmentation import figure_text, left_out, scan_figures, segmentation_report
 
 
 def cube(shift: int = 0, side: int = 10, size: int = 32) -> np.ndarray:
@@ -87,11 +87,30 @@ def test_where_a_class_is_absent() -> None:
     assert report["hd95"] is None
     assert report["intervals"]["hd95"] is None
     assert report["dice"] == 0
+    assert {kind: report[kind] for kind in ("present", "missed", "invented", "absent")} == {
+        **dict.fromkeys(("present", "missed", "invented", "absent"), 1)
+    }
     assert report["classes"]["a"]["missed"] == report["classes"]["a"]["present"] == 1
     assert report["classes"]["b"]["invented"] == 1
     assert report["classes"]["c"]["dice"] is None
     assert report["classes"]["a"]["volume_difference"] == -4
     assert report["classes"]["b"]["absolute_volume_difference"] == 2
+
+
+def test_a_mean_says_what_it_leaves_out() -> None:
+    """Two of four lumps are missed, and one is invented: HD95 knows one scan only."""
+    nothing, lump = np.zeros((8, 8, 8), dtype=int), np.zeros((8, 8, 8), dtype=int)
+    lump[2:5, 2:5, 2:5] = 1
+    pairs = [(lump, lump), (lump, lump), (nothing, lump), (nothing, lump), (lump, nothing), (nothing, nothing)]
+    report = segmentation_report([scan_figures(*pair, 1, (1, 1, 1)) for pair in pairs], ["lump"], resamples=0)
+    for figures in (report, report["classes"]["lump"]):
+        assert figures["hd95"] == 0
+        assert left_out(figures, "hd95") == {"missed": 2, "invented": 1, "absent": 1}
+        assert left_out(figures, "dice") == left_out(figures, "nsd") == {"absent": 1}
+        assert figure_text(figures, "hd95", " mm") == "0.000 mm (without 2 missed, 1 invented, 1 absent)"
+    assert left_out({"auroc": 0.5}, "auroc") == {}
+    assert figure_text({"hd95": None, "missed": 3}, "hd95", " mm") == "undefined (without 3 missed)"
+    assert figure_text({"hd95": 1.0, "missed": 0}, "hd95") == "1.000"
 
 
 def test_a_scan_with_nothing_in_it() -> None:

@@ -24,6 +24,7 @@ import yaml
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from PIL import Image
 
+from custom.metrics.segmentation import figure_text
 from custom.tasks.record import write_record
 from custom.workflows.packing.checks import check_contents, machine_paths
 from custom.workflows.packing.defaults import with_defaults
@@ -120,6 +121,12 @@ def test_metadata_says_what_the_network_is(packed: Packed) -> None:
     assert (image["num_channels"], image["modality"]) == (1, "MR")
     assert pred["channel_def"] == {"0": "background", "1": "lesion", "2": "matter"}
     assert pred["num_channels"] == 3
+
+
+def test_the_readme_tells_the_figures_and_what_they_leave_out(packed: Packed) -> None:
+    test = json.loads((packed.trained / "metrics.json").read_text())["test"]
+    figures = [figure_text(test, "nsd"), figure_text(test, "hd95", f" {test['distance_unit']}")]
+    assert "NSD {}, HD95 {}.".format(*figures) in (packed.folder / "docs" / "README.md").read_text()
 
 
 def test_inference_gives_the_predictions_of_the_run_that_trained_the_model(packed: Packed, tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ class Runs:
         val, test = FIGURES[name]
         index = settings["seed"] - 10
         blocks = {"val": {"macro_auroc": val[index]}, "test": {"macro_auroc": test[index], "accuracy": None}}
+        for split, figures in (("val", val), ("test", test)):
+            blocks[split]["classes"] = {
+                "lump": {"hd95": figures[index], "missed": index + 1, "invented": 0, "absent": 0}
+            }
         (folder / "metrics.json").write_text(json.dumps({"task": "classification", **blocks}))
 
 
@@ -317,6 +321,18 @@ def test_budgets_as_the_files_say(study):
     text = (study.folder / "study.md").read_text()
     assert "Every arm hid as its file says" in text
     assert [arm.name for arm in study(arms=["random", "region", "region_matched_random"]).arms] == ["random", "region"]
+
+
+def test_a_figure_that_leaves_out_what_was_missed_says_so(study):
+    study(figure_of_merit="classes.lump.hd95", higher_is_better=False, ratios=[0.5]).run()
+    text = (study.folder / "study.md").read_text()
+    assert "| 0.510 ± 0.014 (without 3 missed) |" in text, (
+        "of the test scans from scratch, one with seed 10, two with 11"
+    )
+    assert "summed over the seeds: scans of a class that the figure of merit leaves out" in text
+    assert {row["test_left_out"] for row in rows(study.folder)} == {"1", "2"}
+    found = json.loads((study.folder / "study.json").read_text())
+    assert all(each["left_out"] == {"val": {"missed": 3}, "test": {"missed": 3}} for each in found["conditions"])
 
 
 def test_one_encoder_an_arm_and_lower_is_better(study):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from custom.metrics.panoptic import Pairs, match_instances, panoptic_report
-from custom.metrics.segmentation import ScanFigures, scan_figures, segmentation_report
+from custom.metrics.segmentation import ScanFigures, figure_text, scan_figures, segmentation_report
 from custom.tasks.labelled import groups_of
 from custom.tasks.segmentation.classes import LabelClasses
 from custom.tasks.segmentation.components import components
@@ -195,19 +195,15 @@ class Segmentation:
         draw_plane(axes, case.plane)
 
     def summary(self, report: Mapping[str, Any]) -> str:
-        """Dice, HD95 and NSD in one line."""
+        """Dice, HD95 and NSD in one line, with what their means leave out."""
         if not report["num_scans"]:
             return "no scan has a label map"
         unit = report["distance_unit"]
-        words = [f"{name.upper()} {_text(report[name])}" for name in ("dice", "nsd")]
-        words.append(f"HD95 {_text(report['hd95'])} {unit}")
-        words += [f"{name}: Dice {_text(figures['dice'])}" for name, figures in report["classes"].items()]
+        words = [f"{name.upper()} {figure_text(report, name)}" for name in ("dice", "nsd")]
+        words.append(f"HD95 {figure_text(report, 'hd95', f' {unit}')}")
+        words += [f"{name}: Dice {figure_text(figures, 'dice')}" for name, figures in report["classes"].items()]
         return ", ".join(words)
 
 
 def _distance_unit(cases: Sequence[SegmentationCase]) -> str:
     return "pixels" if cases[0].grid.is_picture else "mm"
-
-
-def _text(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from custom.metrics.segmentation import figure_text
 from custom.workflows.packing.metadata import segmentation_metadata
 from custom.workflows.packing.pack import BundlePacking, Content
 from custom.workflows.packing.trained import (
@@ -113,6 +114,9 @@ def _performance(metrics: Path, is_phantom: bool) -> str:
     if not test.get("num_scans"):
         return "No figures were packed."
     named = (("dice", "Dice"), ("nsd", "NSD"), ("hd95", "HD95"))
-    figures = ", ".join(f"{label} {test[key]:.3f}" for key, label in named if isinstance(test.get(key), float))
+    unit = {"hd95": f" {test.get('distance_unit', '')}"}
+    figures = ", ".join(
+        f"{label} {figure_text(test, key, unit.get(key, ''))}" for key, label in named if key in test
+    )
     where = "generated scans" if is_phantom else "scans of its own test split"
     return f"Mean over {test['num_scans']} {where}, on the voxels of the scans: {figures}."

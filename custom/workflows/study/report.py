@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from custom.files import write_atomically
+from custom.metrics.segmentation import without
 from custom.tasks.results import write_json, write_table
 from custom.tasks.task_run import versions
 from custom.workflows.study.figure import study_figure
@@ -94,13 +95,14 @@ def _rows(learning: str, comparison: Comparison, roles: Roles) -> list[list[str]
         other = roles.control_of(condition) if condition.arm != SCRATCH else None
         hidden = comparison.hidden(condition)
         differences = [comparison.difference(condition, other, split) if other else None for split in SPLITS]
+        said = {split: without(comparison.left_out(condition, split)) for split in SPLITS}
         rows.append(
             [
                 learning,
                 condition.name,
                 "–" if hidden is None else f"{100 * hidden:.1f} %",
                 f"{len(comparison.figures(condition, 'test'))} of {len(comparison.of(condition))}",
-                *[_mean(comparison.estimate(condition, split)) for split in SPLITS],
+                *[_mean(comparison.estimate(condition, split)) + words for split, words in said.items()],
                 other.name if other and differences[0] else "–",
                 *[signed(each) for each in differences],
             ]
@@ -134,6 +136,7 @@ def _conditions(learning: str, comparison: Comparison, roles: Roles) -> list[dic
                 "ratio": condition.ratio,
                 "hidden_ratio": comparison.hidden(condition),
                 **{split: asdict(each) if each else None for split, each in estimates.items()},
+                "left_out": {split: comparison.left_out(condition, split) for split in SPLITS},
                 "minus": {name: each for name, each in differences.items() if each},
             }
         )
@@ -153,6 +156,7 @@ def remarks(comparisons: Mapping[str, Comparison], roles: Roles, subject: Subjec
         "Arms and ratios were chosen on val, so what was chosen looks too good there. Test was not told before all "
         "runs were done: runs that are added now come after a look at it. Only the verdict's differences were chosen "
         "before; of twenty differences one leaves out zero by luck.",
+        _about_left_out(comparisons),
         _about_seeds(subject),
         _about_budgets(subject),
         subject.gate,
@@ -175,6 +179,16 @@ def _about_seeds(subject: Subject) -> str:
             f"was taken, over {subject.pretrain_seeds} seeds of pretraining."
         )
     return f"Seeds of fine-tuning and pretraining: {words}. Intervals cover the luck of both."
+
+
+def _about_left_out(comparisons: Mapping[str, Comparison]) -> str:
+    runs = [run for each in comparisons.values() for run in each.outcomes]
+    if not any(counts for run in runs for counts in run.left_out.values()):
+        return ""
+    return (
+        "In brackets behind val and test, summed over the seeds: scans of a class that the figure of merit leaves out, "
+        "because the class was missed, invented or absent. Read a figure that leaves out what was missed beside them."
+    )
 
 
 def _about_budgets(subject: Subject) -> str:

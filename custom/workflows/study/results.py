@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from custom.handlers import read_history
+from custom.metrics.segmentation import left_out
 from custom.workflows.study.intervals import Estimate, estimate, paired_difference
 from custom.workflows.study.plan import SCRATCH, Condition, Pair, Step
 from custom.workflows.study.running import RECORD, read_json
@@ -29,7 +33,7 @@ class Outcome:
     """A run of a task.
 
     - ``step``: the run; ``problem``: why it has no figures, None if it has.
-    - ``figures``: split -> figure of merit.
+    - ``figures``: split -> figure of merit; ``left_out``: split -> what that mean leaves out, and how often.
     - ``masking``: realised ``hidden_ratio``, ``region_share`` and ``fallback_share`` of its pretraining.
     """
 
@@ -37,6 +41,7 @@ class Outcome:
     problem: str | None
     figures: Mapping[str, float]
     masking: Mapping[str, float]
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def condition(self) -> Condition:
@@ -60,6 +65,7 @@ class Outcome:
             "pretrain_seed": self.pair.pretrain_seed if pretrained else None,
             "seed": self.pair.seed,
             **{split: self.figures.get(split) for split in SPLITS},
+            **{f"{split}_left_out": sum(self.left_out.get(split, {}).values()) for split in SPLITS},
             **{name: self.masking.get(name) for name in _MASKING},
             "seconds": read_json(self.step.folder / RECORD).get("seconds"),
             "folder": str(self.step.folder),
@@ -86,7 +92,8 @@ def read_outcome(step: Step, problem: str | None, figure: str | None) -> Outcome
     found = {split: look_up(metrics[split], where) for split in SPLITS}
     known = {split: value for split, value in found.items() if value is not None}
     undefined = [split for split in SPLITS if split not in known]
-    return Outcome(step, f"{where} is undefined on {' and '.join(undefined)}" if undefined else None, known, masking)
+    problem = f"{where} is undefined on {' and '.join(undefined)}" if undefined else None
+    return Outcome(step, problem, known, masking, {split: _left_out(metrics[split], where) for split in SPLITS})
 
 
 def figure_of(metrics: Mapping[str, Any], figure: str | None) -> str:
@@ -123,6 +130,11 @@ def look_up(report: Mapping[str, Any], place: str) -> float | None:
     if isinstance(value, bool | str | Mapping | list):
         raise ValueError(f"--figure_of_merit {place} is no single number; name one within it.")
     return float(value) if math.isfinite(value) else None
+
+
+def _left_out(report: Mapping[str, Any], place: str) -> dict[str, int]:
+    *keys, figure = place.split(".")
+    return left_out(functools.reduce(operator.getitem, keys, report), figure)
 
 
 def realised_masking(pretraining: Step) -> dict[str, float]:
@@ -167,6 +179,10 @@ class Comparison:
         """Share of the cells that was hidden, mean of the runs; None without pretraining."""
         found = [share for each in self.of(condition) if (share := each.masking.get("hidden_ratio")) is not None]
         return sum(found) / len(found) if found else None
+
+    def left_out(self, condition: Condition, split: str) -> dict[str, int]:
+        """What the figures of a condition leave out, and how often in all its runs."""
+        return dict(sum((Counter(each.left_out.get(split, {})) for each in self.of(condition)), Counter()))
 
     def best(self, allowed: Callable[[Condition], bool]) -> Condition | None:
         """The condition with the best mean on val, of those allowed that have every seed; the first of equals."""
