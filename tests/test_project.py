@@ -17,6 +17,7 @@ ROOM_MAY_USE = {
     "masking": {"keys", "files", "regions"},
     "gate": {"keys", "files"},
     "networks": {"keys", "files"},
+    "preprocessing": {"keys", "files"},
     "prompts": {"keys", "files"},
     "losses": {"keys", "files"},
     "metrics": {"keys", "files"},

@@ -87,7 +87,7 @@ def segmentation_words(record: Mapping[str, Any], metadata: Mapping[str, Any], m
         "performance": _performance(metrics, is_phantom),
         "whole": "windows of that size slide over the scan"
         if settings["patch_size"]
-        else "longest side scaled to that size, the rest padded",
+        else "scaled by one factor to fit into that size, the rest padded",
     }
 
 
