@@ -56,5 +56,8 @@ class LesionLoss(nn.Module):
         if not left_out:
             return torch.ones_like(outputs)
         healthy = outputs.masked_fill(lesion > 0, -torch.inf)
-        surest = healthy.topk(left_out, dim=1).values[:, -1:]
-        return ((healthy < surest) | (lesion > 0) | (annotated[:, None] > 0)).to(outputs.dtype)
+        least = healthy.topk(left_out, dim=1).values[:, -1:]
+        above, tied = healthy > least, healthy == least
+        # Of voxels with equal logits, so many are left out as are still to be: the first ones, on any processor.
+        tied &= tied.cumsum(1) <= left_out - above.sum(1, keepdim=True)
+        return (~(above | tied) | (lesion > 0) | (annotated[:, None] > 0)).to(outputs.dtype)
