@@ -99,11 +99,16 @@ def measure_prompt(
     Scans on which the prompt found nothing say how often that happens and enter ``presence``, nothing else.
 
     Args:
-        scans: answers on scans of the data set; at least one.
+        scans: answers on scans of the data set.
         kinds: kind of each phrasing, of :data:`SAME` or :data:`FOREIGN`.
         elsewhere: answers to the prompt on scans of other body parts.
         seed: of the bootstrap.
+
+    Raises:
+        ValueError: if there is no scan.
     """
+    if not scans:
+        raise ValueError("The gate measured nothing: there is no scan.")
     found = [scan for scan in scans if scan.found]
     same = _table(found, kinds, SAME)
     foreign = _table(found, kinds, FOREIGN)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from custom.gate.measures import PromptMeasures
 
@@ -26,7 +28,8 @@ class GateRules:
     - anything found on fewer than ``least_found`` of the scans, or more than ``most_coverage`` of them covered.
 
     With care, because the map changes with wording, or hardly with anything but the body's outline: below the
-    ``good_...`` limits, outside ``usual_coverage``, or nearer than ``good_blind_distance`` to a blind map.
+    ``good_...`` limits, outside ``usual_coverage``, or nearer than ``good_blind_distance`` to a blind map. Likewise
+    where it was not measured whether the words decide the map, or anything is found on fewer than ``good_scans`` scans.
     """
 
     least_sensitivity: float = 0.25
@@ -39,6 +42,7 @@ class GateRules:
     good_stability: float = 0.6
     good_presence: float = 0.8
     good_found: float = 0.8
+    good_scans: int = 2
     good_blind_distance: float = 0.2
     usual_coverage: tuple[float, float] = (0.002, 0.6)
 
@@ -46,15 +50,18 @@ class GateRules:
 def judge(measures: PromptMeasures, rules: GateRules | None = None) -> tuple[str, list[str]]:
     """Return the verdict and its reasons, the gravest first.
 
+    Never :data:`USE` on figures that nobody has: without phrases that mean something else, or the same, it is unknown
+    whether the words decide the map.
+
     Args:
-        measures: figures of a prompt.
+        measures: figures of a prompt; None and NaN are unknown.
         rules: limits; None: the usual ones.
     """
     rules = rules or GateRules()
     grave = _grave(measures, rules)
     if grave:
         return DO_NOT_USE, grave
-    doubts = _doubts(measures, rules)
+    doubts = _unmeasured(measures, rules) + _doubts(measures, rules)
     return (USE_WITH_CARE, doubts) if doubts else (USE, [_praise(measures)])
 
 
@@ -88,9 +95,30 @@ def _grave(measures: PromptMeasures, rules: GateRules) -> list[str]:
     return [reason for applies, reason in checks if applies]
 
 
+def _unmeasured(measures: PromptMeasures, rules: GateRules) -> list[str]:
+    on = round(measures.found * measures.scans) if _is_known(measures.found) else 0
+    checks = [
+        (
+            not _is_known(measures.sensitivity),
+            "not measured whether foreign phrases give another map: no other organ, absent concept or nonsense was "
+            "compared",
+        ),
+        (
+            not _is_known(measures.heeding) or not _is_known(measures.stability),
+            "not measured whether phrases that mean the same give the same map: too few phrases were compared",
+        ),
+        (
+            on < rules.good_scans,
+            f"the figures are those of {on} scan{'s' if on != 1 else ''}: too few to say anything of the others",
+        ),
+    ]
+    return [reason for applies, reason in checks if applies]
+
+
 def _doubts(measures: PromptMeasures, rules: GateRules) -> list[str]:
     low, high = rules.usual_coverage
-    coverage, nearest = measures.coverage, min(measures.blind_distance.values(), default=1.0)
+    coverage = measures.coverage
+    nearest = min(filter(_is_known, measures.blind_distance.values()), default=1.0)
     checks = [
         (
             _below(measures.sensitivity, rules.good_sensitivity),
@@ -129,13 +157,17 @@ def _praise(measures: PromptMeasures) -> str:
     )
 
 
+def _is_known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
 def _below(value: float | None, limit: float) -> bool:
-    return value is not None and value < limit
+    return _is_known(value) and value < limit
 
 
 def _figure(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}"
+    return f"{value:.2f}" if _is_known(value) else "unknown"
 
 
 def _percent(share: float | None) -> str:
-    return "an unknown share" if share is None else f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %" if _is_known(share) else "an unknown share"

@@ -131,14 +131,15 @@ def bootstrap_intervals(
         figures: probabilities and labels of the drawn scans -> figure by name.
 
     Returns:
-        Name -> [lower, upper]; NaN for a figure that no draw defines.
+        Name -> [lower, upper]; NaN for a figure that no draw defines, and for scans of a single patient.
     """
     values, truth = _checked(probabilities, labels)
     scans = np.arange(len(truth))
     draws = (np.repeat(scans, times) for times in drawn_weights(len(truth), groups, resamples, seed))
     drawn = [figures(values[chosen], truth[chosen]) for chosen in draws]
     undefined = [float("nan"), float("nan")]
-    return {name: interval([each[name] for each in drawn], level) or undefined for name in drawn[0]}
+    names = figures(values, truth)
+    return {name: interval([each[name] for each in drawn], level) or undefined for name in names}
 
 
 def classification_report(

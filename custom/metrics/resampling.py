@@ -2,6 +2,7 @@
 """Percentile bootstrap (Efron, 1979) of figures that are computed from per-scan parts.
 
 A draw is kept as how often it holds each scan: what was matched or counted once per scan is then only weighted.
+One scan, or scans of one patient, cannot be drawn otherwise than they are: there are no draws, and no interval.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 def drawn_weights(
     count: int, groups: Sequence[Any] | None = None, resamples: int = 1000, seed: int = 0
 ) -> NDArray[np.int64]:
-    """How often each scan is in each bootstrap draw, ``[resamples, count]``.
+    """How often each scan is in each bootstrap draw, ``[resamples, count]``; of a single patient or scan ``[0, ...]``.
 
     Args:
         count: number of scans, at least 1.
@@ -34,6 +35,8 @@ def drawn_weights(
         raise ValueError(f"{len(names)} groups were given for {count} scans.")
     _, group_of = np.unique(names, return_inverse=True)
     number = int(group_of.max()) + 1
+    if number < 2:
+        return np.zeros((0, count), dtype=np.int64)
     chosen = np.random.default_rng(seed).integers(number, size=(resamples, number))
     times = np.zeros((resamples, number), dtype=np.int64)
     np.add.at(times, (np.arange(resamples)[:, None], chosen), 1)

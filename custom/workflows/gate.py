@@ -150,7 +150,8 @@ class GateRun:
 
     def _affordable(self, scan: Scan) -> dict[str, list[Phrasing]]:
         """Phrases that can be asked on two scans in the time there is; none if not even one of each kind can."""
-        most = max(count for each in self.phrases.values() for count in Counter(one.kind for one in each).values())
+        counts = (count for each in self.phrases.values() for count in Counter(one.kind for one in each).values())
+        most = max(counts, default=1)  # none, where nobody wants another phrase to be asked for
         for _ in range(2):  # the first time, a model may have to be loaded
             start = time.monotonic()
             self._answers(scan[MIMKeys.IMAGE], self.prompts[:1])

@@ -47,6 +47,11 @@ def test_nothing_found_at_all():
     assert measures.coverage is measures.sensitivity is measures.stability is measures.heeding is None
 
 
+def test_without_scans_nothing_is_measured():
+    with pytest.raises(ValueError, match="measured nothing"):
+        measure_prompt([], KINDS)
+
+
 def test_presence_is_a_roc_area():
     scans = [scan([1] * 4, target=answer(score=value)) for value in (0.9, 0.5)]
     measures = measure_prompt(scans, KINDS, elsewhere=[answer(score=0.5), answer(score=0.1)])

@@ -56,9 +56,43 @@ def test_doubts(change, word):
     assert word in " ".join(reasons)
 
 
-def test_unknown_figures_condemn_nobody():
-    unknown = replace(GOOD, stability=None, heeding=None, presence=None, blind_distance={})
-    assert judge(unknown)[0] == USE
+def test_what_need_not_be_known_condemns_nobody():
+    verdict, reasons = judge(replace(GOOD, presence=None, blind_distance={}))
+    assert verdict == USE
+    assert "presence unknown" in reasons[0]
+
+
+@pytest.mark.parametrize("unknown", [None, float("nan")])
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("sensitivity",), ["whether foreign phrases give another map"]),
+        (("stability", "heeding"), ["whether phrases that mean the same give the same map"]),
+        (("sensitivity", "stability", "heeding", "presence"), ["foreign phrases", "mean the same"]),
+    ],
+)
+def test_nothing_is_praised_that_was_not_measured(names, words, unknown):
+    verdict, reasons = judge(replace(GOOD, **dict.fromkeys(names, unknown)))
+    assert verdict == USE_WITH_CARE
+    assert len(reasons) == len(words)
+    assert all(f"not measured {word}" in reason or word in reason for word, reason in zip(words, reasons, strict=True))
+
+
+def test_what_is_not_known_comes_before_doubts_and_after_what_is_grave():
+    unknown = replace(GOOD, heeding=None, found=0.5)
+    assert ["not measured" in reason for reason in judge(unknown)[1]] == [True, False]
+    assert judge(replace(unknown, sensitivity=0.1))[0] == DO_NOT_USE
+
+
+@pytest.mark.parametrize(
+    ("scans", "found", "verdict"),
+    [(1, 1.0, USE_WITH_CARE), (4, 0.25, USE_WITH_CARE), (2, 1.0, USE), (0, float("nan"), USE_WITH_CARE)],
+)
+def test_one_scan_says_little_of_the_others(scans, found, verdict):
+    said, reasons = judge(replace(GOOD, scans=scans, found=found))
+    assert said == verdict
+    assert ("too few to say anything of the others" in reasons[0]) == (verdict == USE_WITH_CARE)
+    assert judge(replace(GOOD, scans=1), GateRules(good_scans=1))[0] == USE
 
 
 def test_all_reasons_are_given():

@@ -219,6 +219,13 @@ def test_bad_input_of_several_labels() -> None:
         confusion_matrix(SEVERAL_PROBABILITIES, SEVERAL)
 
 
+def test_of_one_patient_there_is_a_figure_and_no_interval() -> None:
+    report = classification_report(BINARY, BINARY_LABELS, ["a", "b"], groups=["p"] * len(BINARY_LABELS))
+    assert report["macro_auroc"] is not None
+    assert set(report["intervals"]) >= {"accuracy", "macro_auroc"}
+    assert all(limits == [None, None] for limits in report["intervals"].values())
+
+
 def test_without_draws_there_are_no_intervals() -> None:
     thresholds = {"a": 0.5, "b": 0.5}
     report = classification_report(BINARY, BINARY_LABELS, ["a", "b"], resamples=0, thresholds=thresholds)

@@ -37,6 +37,13 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution():
     assert bootstrap(lambda weights: None, 3, resamples=4) is None
 
 
+@pytest.mark.parametrize(("count", "groups"), [(1, None), (3, ["p", "p", "p"])])
+def test_one_patient_has_no_interval(count, groups):
+    """Every draw would hold the same scans: an interval without width, as if the figure were certain."""
+    assert drawn_weights(count, groups).shape == (0, count)
+    assert bootstrap(lambda weights: 0.7, count, groups) is None
+
+
 def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="2 groups were given for 3 scans"):
         drawn_weights(3, ["a", "b"])

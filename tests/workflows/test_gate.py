@@ -199,6 +199,21 @@ def test_what_is_written(configs, tmp_path):
     assert content["dataset"] == "squares"
 
 
+@pytest.mark.parametrize("asked", [(), ("nonsense",), ("misspelling", "paraphrase")])
+def test_where_nothing_was_asked_nothing_is_praised(asked, configs, tmp_path, caplog):
+    """A localizer that finds the square whatever the words, and one that heeds them: nobody can tell them apart."""
+    phrases = {
+        "square": [each for each in phrases_of(["square"], configs / "prompts", 2)["square"] if each.kind in asked]
+    }
+    loaders = [scan, lambda: scan(0.9), lambda: scan(0.8)]
+    found = GateRun(Named(("squ", "sqa", "sqr")), ["square"], phrases, loaders, tmp_path).run().prompts["square"]
+    assert found.verdict == USE_WITH_CARE
+    assert "not measured whether" in found.reasons[0]
+    assert "USE WITH CARE" in caplog.text
+    assert GateRecord.load(tmp_path).verdict("square") == USE_WITH_CARE
+    assert (tmp_path / "gate.png").exists()
+
+
 def test_refusing_a_foreign_phrase_is_right_and_a_synonym_wrong(configs, tmp_path):
     found = run(Named(("square",), refuse=True), tmp_path, configs).run().prompts["square"]
     by_kind = {}

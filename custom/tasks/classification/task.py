@@ -237,7 +237,5 @@ def _truth(cases: Sequence[ClassifiedScan]) -> NDArray[np.bool_]:
 def _with_interval(report: Mapping[str, Any], name: str) -> str:
     if report[name] is None:
         return "undefined"
-    if "intervals" not in report:
-        return f"{report[name]:.3f}"
-    low, high = report["intervals"][name]
-    return f"{report[name]:.3f} [{low:.3f}, {high:.3f}]"
+    low, high = report.get("intervals", {}).get(name, (None, None))
+    return f"{report[name]:.3f}" if low is None else f"{report[name]:.3f} [{low:.3f}, {high:.3f}]"
