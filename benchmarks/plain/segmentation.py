@@ -26,8 +26,8 @@ from monai.transforms import (
     RandFlipd,
     RandGaussianNoised,
     Resized,
-    ResizeWithPadOrCropd,
     ScaleIntensityRangePercentilesd,
+    SpatialPadd,
 )
 from monai.utils import set_determinism
 from scipy import ndimage
@@ -103,6 +103,21 @@ def _one_left(scans: Any, options: Mapping[str, Any]) -> bool:
     return len(scans) > options["batch_size"] and len(scans) % options["batch_size"] == 1
 
 
+class FittingResized(Resized):
+    """Resizes each scan by one factor for all axes, the largest at which it fits into ``spatial_size``."""
+
+    def __init__(self, keys: Any, spatial_size: list[int], mode: Any) -> None:
+        super().__init__(keys, spatial_size, mode=mode)
+        self.box = spatial_size
+
+    def __call__(self, data: Mapping[Any, Any], lazy: bool | None = None) -> dict[Any, Any]:
+        """Return the data with all keys resized."""
+        shape = data[self.keys[0]].shape[1:]
+        factor = min(most / side for side, most in zip(shape, self.box, strict=True))
+        self.resizer.spatial_size = tuple(round(side * factor) for side in shape)
+        return super().__call__(data, lazy)
+
+
 def transforms(size: list[int]) -> tuple[Compose, Compose]:
     """What is done to every scan, and what is done to training scans at random."""
     fixed = [
@@ -111,8 +126,8 @@ def transforms(size: list[int]) -> tuple[Compose, Compose]:
         Orientationd(KEYS, "RAS"),
         ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True),
         CropForegroundd(KEYS, "image", body, margin=4, allow_smaller=True, start_coord_key=None, end_coord_key=None),
-        Resized(KEYS, max(size), size_mode="longest", mode=("area", "nearest-exact")),
-        ResizeWithPadOrCropd(KEYS, size),
+        FittingResized(KEYS, size, mode=("area", "nearest-exact")),
+        SpatialPadd(KEYS, size),
     ]
     random = [
         EnsureTyped(KEYS, track_meta=False),

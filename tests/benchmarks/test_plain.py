@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from monai.transforms import Compose, SpatialPadd
 from torch import nn
 
 from benchmarks.plain import networks
 from benchmarks.plain.__main__ import write_tables
+from benchmarks.plain.segmentation import FittingResized
 from benchmarks.plain.training import Batches, first_of, train
 from custom.components import load_component
 from custom.networks import parameter_groups
+from custom.preprocessing import FitIntoBoxd
 from custom.tasks import few_labelled
 from custom.tasks.detection.retinanet import RetinaDetector
 from custom.tasks.segmentation.networks import PyramidSegmenter
@@ -83,6 +86,15 @@ def test_detectors_find_what_the_workflows_do():
         found.append(network([image] if is_ours else image[None])[0])
     ours, plain = found
     torch.testing.assert_close(ours["scores"].sort().values, plain["labels_scores"].sort().values)
+
+
+def test_scans_lie_in_the_box_as_in_the_workflows():
+    scan, modes = torch.rand(1, 35, 50, 17, generator=torch.Generator().manual_seed(0)), ("area", "nearest-exact")
+    box, keys = [48, 64, 48], ("image", "label")
+    plain = Compose([FittingResized(keys, box, modes), SpatialPadd(keys, box)])
+    found, expected = (each({"image": scan, "label": scan.round()}) for each in (plain, FitIntoBoxd(keys, box, modes)))
+    for key in keys:
+        assert torch.equal(found[key].as_tensor(), expected[key])
 
 
 def test_the_same_few_scans():
