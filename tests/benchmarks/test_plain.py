@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from monai.transforms import Compose, SpatialPadd
+from PIL import Image
 from torch import nn
 
 from benchmarks.plain import networks
