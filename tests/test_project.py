@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOM_MAY_USE = {
-    "localizers": {"keys", "files"},
+    "localizers": {"keys", "files", "records"},
     "regions": {"keys", "files", "localizers"},
     "masking": {"keys", "files", "regions"},
     "gate": {"keys", "files"},
-    "networks": {"keys", "files"},
-    "preprocessing": {"keys", "files"},
+    "networks": {"keys", "files", "records"},
+    "preprocessing": {"keys", "files", "records"},
     "prompts": {"keys", "files"},
     "losses": {"keys", "files"},
     "metrics": {"keys", "files"},
@@ -30,6 +30,7 @@ ROOM_MAY_USE = {
         "metrics",
         "networks",
         "options",
+        "records",
         "visual",
     },
     "handlers": {"keys", "files", "losses", "networks", "visual"},

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import pydoc
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigComponent
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -50,14 +51,23 @@ class EncoderSpec:
         Raises:
             ValueError: if the network cannot be built, traced or read at the named features.
         """
-        config = {
-            "_target_": self.network,
-            "spatial_dims": self.spatial_dims,
-            self.channel_argument: self.in_channels,
-            **dict(self.arguments),
-        }
-        network = ConfigParser({"network": config}).get_parsed_content("network")
+        network = self.locate()(**self.keywords())  # not through the parser: texts among the arguments stay texts
         return Encoder(network, self.features, self.spatial_dims, self.in_channels, execution)
+
+    def locate(self) -> Callable[..., nn.Module]:
+        """Return the class or function that builds the network; ValueError if there is none."""
+        found: Any = pydoc.locate(str(ConfigComponent({"_target_": self.network}).resolve_module_name()))
+        if not callable(found):
+            raise ValueError(f"There is no network {self.network!r}: it must be the path of a class or function.")
+        return found  # type: ignore[no-any-return]
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keyword arguments that the network is called with."""
+        return {**self.own_keywords(), **self.arguments}
+
+    def own_keywords(self) -> dict[str, Any]:
+        """Return those that every network takes."""
+        return {"spatial_dims": self.spatial_dims, self.channel_argument: self.in_channels}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the specification as JSON-able values; ``EncoderSpec(**spec.as_dict())`` equals it."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from safetensors.torch import save_file
 from custom.files import write_atomically
 from custom.networks.encoder import Encoder, EncoderSpec
 from custom.networks.foreign import KeyReport, check_match, match_weights, read_tensors
+from custom.records import UntrustedNetworkError, check_plain, read_json, recorded_arguments, recorded_network
 
 logger = logging.getLogger(__name__)
 
-# A JSON file from elsewhere names the class to build: only these packages are trusted to be built from it.
+# A JSON file from elsewhere names the network to build: one name of this package, or one of these functions.
 TRUSTED_PACKAGES = (
-    "monai.networks.nets.",
+    "monai.networks.nets",
     "custom.networks.foreign.medicalnet_resnet",
     "custom.networks.nnunet.nnunet_residual_encoder",
 )
@@ -52,17 +54,18 @@ def load_encoder(path: str | Path, trusted_packages: Sequence[str] = TRUSTED_PAC
 
     Args:
         path: the ``.safetensors`` file.
-        trusted_packages: prefixes of the dotted names that may be built from the JSON file.
+        trusted_packages: from which the JSON file may name a network, see :func:`custom.records.recorded_network`.
 
     Raises:
         ValueError: if a file is missing or damaged, the network is not trusted, or no key matches.
     """
-    spec = EncoderSpec(**encoder_record(path)["encoder"])
-    if not spec.network.startswith(tuple(trusted_packages)):
+    record = encoder_record(path)
+    try:
+        spec = recorded_spec(Path(path).with_suffix(".json"), record["encoder"], trusted_packages)
+    except UntrustedNetworkError as error:
         raise ValueError(
-            f"{path}: its JSON file asks to build {spec.network!r}, which is outside {list(trusted_packages)}. If you "
-            "trust the file, load it with load_encoder(path, trusted_packages=[...])."
-        )
+            f"{error} If it is a network of your own, load it with load_encoder(path, trusted_packages=[...])."
+        ) from error
     encoder = spec.build()
     load_weights(encoder, path)
     return encoder
@@ -74,36 +77,55 @@ def encoder_record(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file() or not record_path.is_file():
         names = f"{Path(path).name} and {record_path.name}"
         raise ValueError(f"{path}: an encoder is two files, {names}; pretrain.yaml writes both. One is missing.")
-    try:
-        record: dict[str, Any] = json.loads(record_path.read_text())
-        record["encoder"]["network"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{record_path}: not the record of an encoder ({error}). Run pretrain.yaml again.") from error
-    check_plain(record_path, record["encoder"])
+    record = read_json(record_path, "Run pretrain.yaml again.")
+    if not isinstance(record.get("encoder"), dict) or "network" not in record["encoder"]:
+        raise ValueError(f"{record_path}: not the record of an encoder (no encoder.network). Run pretrain.yaml again.")
     return record
 
 
-def check_plain(record: Path, value: Any) -> None:
-    """Refuse what the config parser would evaluate or build: a record holds values, it never decides what is run.
+def recorded_spec(
+    record: str | Path,
+    values: Mapping[str, Any],
+    trusted_packages: Sequence[str] = TRUSTED_PACKAGES,
+    named: str | None = None,
+) -> EncoderSpec:
+    """Return a recorded network as it may be built.
 
     Args:
-        record: its path, for the message.
-        value: what was read from it.
+        record: path of the record, for the message.
+        values: ``EncoderSpec.as_dict()``, as recorded.
+        trusted_packages: from which the network may come, see :func:`custom.records.recorded_network`.
+        named: dotted name of a network that the user named, who alone decides on code of his own.
 
     Raises:
-        ValueError: if there is an expression or a ``_target_`` in it.
+        UntrustedNetworkError: if the network is neither trusted nor the one that is named.
+        ValueError: if a value is missing, unknown or of another type; the network does not take its arguments, or would
+            read weights from elsewhere.
     """
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            check_plain(record, key)
-            check_plain(record, each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            check_plain(record, each)
-    elif isinstance(value, str) and value.startswith(("$", "%", "@", "_target_")):
-        raise ValueError(
-            f"{record}: {value!r} is an expression, but a record holds plain values only. Do not trust it."
-        )
+    check_plain(record, values, "encoder")
+    try:
+        spec = EncoderSpec(**values)
+        _check_types(spec)
+    except TypeError as error:
+        raise ValueError(f"{record}: encoder: {error}. Run pretrain.yaml again.") from error
+    is_named = named is not None and spec.network == named
+    build = spec.locate() if is_named else recorded_network(record, spec.network, trusted_packages)
+    safe = recorded_arguments(record, build, spec.keywords())
+    own = {name for name, value in spec.own_keywords().items() if safe[name] == value} - set(spec.arguments)
+    return replace(spec, arguments={name: value for name, value in safe.items() if name not in own})
+
+
+def _check_types(spec: EncoderSpec) -> None:
+    """TypeError if a value cannot be of a specification that :meth:`EncoderSpec.as_dict` wrote."""
+    wrong = [] if spec.spatial_dims in (2, 3) else ["spatial_dims"]
+    wrong += [] if type(spec.in_channels) is int and spec.in_channels > 0 else ["in_channels"]
+    features = spec.features if isinstance(spec.features, list) else [None]
+    wrong += ["features"] if not all(isinstance(each, str) for each in features) else []
+    wrong += ["arguments"] if not isinstance(spec.arguments, dict) else []
+    names = [spec.channel_argument, *spec.arguments]
+    wrong += [str(name) for name in names if not isinstance(name, str) or not name.isidentifier()]
+    if wrong:
+        raise TypeError(f"{', '.join(wrong)}: not what a specification holds")
 
 
 def is_own_encoder(path: str | Path) -> bool:

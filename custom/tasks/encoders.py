@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from custom.components import load_component
 from custom.networks import Encoder, EncoderSpec, encoder_record, file_hash, load_weights
 from custom.networks.encoder import Execution
-from custom.networks.weights import TRUSTED_PACKAGES, is_own_encoder, match_encoder
+from custom.networks.weights import is_own_encoder, match_encoder, recorded_spec
+from custom.records import UntrustedNetworkError
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def encoder_facts(path: str | Path | None, spec: EncoderSpec | None = None) -> d
         )
     if spec is None or is_own_encoder(path):
         record = encoder_record(path)
-        spec = _trusted(record["encoder"], spec.network if spec else None)
+        spec = _trusted(Path(path).with_suffix(".json"), record["encoder"], spec.network if spec else None)
     else:
         record = {"encoder": spec.as_dict()}
     actual = file_hash(path)
@@ -72,12 +74,14 @@ def encoder_spec(
         ValueError: if the recorded network is neither of the trusted packages nor the backbone's, or there is no such
             backbone.
     """
+    source = "model.json"
     if recorded is None and path is not None and is_own_encoder(path):
-        recorded = encoder_record(path)["encoder"]
-    if recorded is not None and str(recorded["network"]).startswith(TRUSTED_PACKAGES):
-        return EncoderSpec(**recorded)
+        source, recorded = str(Path(path).with_suffix(".json")), encoder_record(path)["encoder"]
+    if recorded is not None:
+        with suppress(UntrustedNetworkError):  # unless the backbone is the same
+            return recorded_spec(source, recorded)
     backbone: EncoderSpec = load_component(folder, name, spatial_dims=spatial_dims, in_channels=in_channels)
-    return backbone if recorded is None else _trusted(recorded, backbone.network)
+    return backbone if recorded is None else _trusted(source, recorded, backbone.network)
 
 
 def build_encoder(path: str | Path | None, spec: EncoderSpec, execution: Execution = "auto") -> Encoder:
@@ -100,14 +104,13 @@ def build_encoder(path: str | Path | None, spec: EncoderSpec, execution: Executi
     return encoder
 
 
-def _trusted(recorded: Mapping[str, Any], named: str | None) -> EncoderSpec:
+def _trusted(source: str | Path, recorded: Mapping[str, Any], named: str | None) -> EncoderSpec:
     """The recorded network, if its package is trusted or the user named the same class: a file never decides alone."""
-    spec = EncoderSpec(**recorded)
-    if spec.network != named and not spec.network.startswith(TRUSTED_PACKAGES):
+    try:
+        return recorded_spec(source, recorded, named=named)
+    except UntrustedNetworkError as error:
         raise ValueError(
-            f"The recorded encoder {spec.network!r} is outside {list(TRUSTED_PACKAGES)}, and a record never decides "
-            "alone which code is run. If it is a network of your own, name its file as well: --backbone "
-            'mine/network.yaml; with evaluate.yaml, inference.yaml and export.yaml --options "{backbone: '
-            'mine/network.yaml}".'
-        )
-    return spec
+            f"{error} A record never decides alone which code is run. If it is a network of your own, name its file as "
+            "well: --backbone mine/network.yaml; with evaluate.yaml, inference.yaml and export.yaml --options "
+            '"{backbone: mine/network.yaml}".'
+        ) from error

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from custom.networks import file_hash
+from custom.records import read_json, recorded_options
 from custom.tasks.results import write_json
 
 
@@ -30,7 +30,8 @@ def read_record(model: str | Path) -> dict[str, Any]:
     """Return the record of a trained network.
 
     Raises:
-        ValueError: if the weights or the record are missing or damaged, or were written by different runs.
+        ValueError: if the weights or the record are missing or damaged, or were written by different runs; or if the
+            record holds something that the config parser would evaluate, see :mod:`custom.records`.
     """
     path = record_path(model)
     if not Path(model).is_file() or not path.is_file():
@@ -39,11 +40,10 @@ def read_record(model: str | Path) -> dict[str, Any]:
             f"{model}: a trained model is two files, {names}; classify.yaml, detect.yaml and train.yaml write both at "
             "the end of a run. One is missing."
         )
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        record["task"], record["config"], record["settings"], record["decisions"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the record of a trained model ({error!r}). Train again.") from error
+    record = read_json(path, "Train again.")
+    if missing := {"task", "config", "settings", "decisions"} - record.keys():
+        raise ValueError(f"{path}: not the record of a trained model (no {', '.join(sorted(missing))}). Train again.")
+    record["settings"] = _checked(path, record["settings"])
     if record.get("sha256") != file_hash(model):
         raise ValueError(f"{model} is not the file that {path.name} describes: they were written by different runs.")
     return record
@@ -52,3 +52,11 @@ def read_record(model: str | Path) -> dict[str, Any]:
 def record_path(model: str | Path) -> Path:
     """Where the record of a model lies."""
     return Path(model).with_suffix(".json")
+
+
+def _checked(record: Path, settings: Any) -> dict[str, Any]:
+    """The settings, with options of components as mappings of plain values."""
+    if not isinstance(settings, dict):
+        raise ValueError(f"{record}: settings must be a mapping, not {settings!r}. Train again.")
+    options = [name for name in settings if name.endswith("options")]
+    return {**settings, **{name: recorded_options(record, name, settings[name]) for name in options}}

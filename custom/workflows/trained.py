@@ -11,8 +11,8 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from custom.components import component_file
-from custom.networks.weights import check_plain
 from custom.options import mapping
+from custom.records import check_plain
 from custom.tasks.record import read_record, record_path
 
 _OF_THE_TRUTH = ("coco",)  # settings that name files of labels, which scans to predict need not have
