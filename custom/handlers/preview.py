@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from custom.handlers.history import read_history
 from custom.keys import MIMKeys
+from custom.visual.planes import are_sides_known
 from custom.visual.reconstruction import Example, make_example, reconstruction_figure, save_figure
 
 
@@ -72,15 +73,20 @@ class ReconstructionPreview:
         training = engine.network.training
         prediction = engine.network.eval()(image, **arguments)
         engine.network.train(training)
-        regions = batch.get(MIMKeys.REGION)
+        regions, known = batch.get(MIMKeys.REGION), self._known(image.ndim - 2)
         return [
             make_example(
                 target.image[index], target.visible[index], prediction[index], self.cell_size,
                 None if regions is None else torch.as_tensor(regions[index]).to(image.device),
                 None if target.wanted is None else target.wanted[index],
+                known[index],
             )
             for index in range(len(image))
         ]  # fmt: skip
+
+    def _known(self, dims: int) -> list[bool]:
+        """Whether the patient's sides are known, for each scan; what the network sees no longer says so."""
+        return [are_sides_known(item.get(MIMKeys.IMAGE), dims) for item in list(self.dataset.data)[: self.count]]
 
     def _batch(self) -> dict:
         if isinstance(self.dataset.transform, Randomizable):

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from torch import Tensor
 
+from custom.visual.planes import View, mark_sides, view_of
+
 _COLUMNS = 6
 _LONGEST_SIDE = 384
 
@@ -21,23 +23,25 @@ _LONGEST_SIDE = 384
 class Tile(NamedTuple):
     """A scan and one region as pictures: ``scan`` ``[x, y]`` or ``[x, y, 3]`` and ``region`` ``[x, y]``, in [0, 1].
 
-    ``aspect`` is the height of a pixel over its width; axis 0 runs to the right of the picture, axis 1 down.
+    ``aspect`` is the height of a pixel over its width; axis 0 runs to the right of the picture, axis 1 down. ``sides``
+    are the patient's at the left and the right edge, as far as they are known.
     """
 
     title: str
     scan: np.ndarray
     region: np.ndarray
     aspect: float
+    sides: tuple[str, str] = ("", "")
 
 
 def make_tiles(image: Tensor, region: Tensor, name: str, prompts: Sequence[str], threshold: float = 0.5) -> list[Tile]:
     """Prepare a scan for the eye, a tile for each prompt.
 
-    Of a volume, the axial slice with the largest region (the middle one where nothing was found) is shown, in
-    radiological convention: the patient's right on the left side, front up.
+    Of a volume, the axial slice with the largest region (the middle one where nothing was found) is shown, laid on
+    the page as :mod:`custom.visual.planes` says.
 
     Args:
-        image: ``[C, *spatial]``, any intensities; a MetaTensor's affine gives the shape of pixels.
+        image: ``[C, *spatial]``, any intensities; a MetaTensor's affine says how it lies and gives the shape of pixels.
         region: ``[P, *spatial]`` in [0, 1].
         name: title of the scan.
         prompts: the ``P`` phrases.
@@ -47,13 +51,15 @@ def make_tiles(image: Tensor, region: Tensor, name: str, prompts: Sequence[str],
     values, maps = plain.detach().float().cpu().numpy(), np.asarray(region.detach().float().cpu())
     low, high = np.percentile(values, [0.5, 99.5])
     grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    aspect = float(image.pixdim[1] / image.pixdim[0]) if isinstance(image, MetaTensor) else 1.0
+    view = view_of(image)
+    aspect = view.aspect(image.pixdim) if isinstance(image, MetaTensor) else 1.0
     tiles = []
     for prompt, each in zip(prompts, maps, strict=True):
         covered = float((each >= threshold).mean())
         title = f"{_short(name)}\n{_short(prompt)}: {_percent(covered)}"
-        index = _slice_index(each, threshold) if each.ndim == 3 else None
-        tiles.append(Tile(title, _view(grey, index), _view(each[None], index), aspect))
+        index = _slice_index(each, threshold, view) if each.ndim == 3 else None
+        shown = _thinned(grey, view, index), _thinned(each[None], view, index)
+        tiles.append(Tile(title, *shown, aspect, view.sides))
     return tiles
 
 
@@ -98,19 +104,19 @@ def _draw(axes: Axes, tile: Tile, threshold: float) -> None:
     axes.imshow(colour, aspect=tile.aspect)
     if tile.region.min() < threshold <= tile.region.max():
         axes.contour(tile.region.T, levels=[threshold], colors=[(1.0, 0.85, 0.2)], linewidths=0.8)
+    mark_sides(axes, tile.sides)
     axes.set_title(tile.title, fontsize=7)
 
 
-def _slice_index(volume: np.ndarray, threshold: float) -> int:
-    for area in ((volume >= threshold).sum(axis=(0, 1)), volume.sum(axis=(0, 1))):
+def _slice_index(volume: np.ndarray, threshold: float, view: View) -> int:
+    for area in ((volume >= threshold).sum(axis=view.axes), volume.sum(axis=view.axes)):
         if area.any():
             return int(area.argmax())
-    return volume.shape[2] // 2
+    return len(area) // 2
 
 
-def _view(channels: np.ndarray, index: int | None) -> np.ndarray:
-    # Volumes are RAS+: x grows to the patient's right, y to the front; both ends are turned round for the eye.
-    plane = channels if index is None else channels[:, ::-1, ::-1, index]
+def _thinned(channels: np.ndarray, view: View, index: int | None) -> np.ndarray:
+    plane = view.plane(channels, index)
     step = -(-max(plane.shape[1:]) // _LONGEST_SIDE)
     small = plane[:, ::step, ::step]
     return np.moveaxis(small, 0, -1).copy() if len(small) == 3 else small[0].copy()

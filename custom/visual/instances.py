@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from custom.visual.boxes import FOUND, TRUTH, draw_boxes, name_truth
+from custom.visual.planes import View
 
 
 def draw_outlines(
@@ -19,6 +20,7 @@ def draw_outlines(
     found: NDArray,
     words: Sequence[str] = (),
     pixel_sizes: Sequence[float] | None = None,
+    view: View | None = None,
 ) -> None:
     """Draw a picture with the outlines of the true objects (green, broken) and of those that were found (orange).
 
@@ -29,8 +31,9 @@ def draw_outlines(
         found: masks ``[M, X, Y]``.
         words: one for each found object, written at its upper left.
         pixel_sizes: of the axes, for the shape of pixels.
+        view: of a slice whose sides are known, see :mod:`custom.visual.planes`.
     """
-    draw_boxes(axes, scan, None, np.zeros((0, 4)), (), pixel_sizes)
+    draw_boxes(axes, scan, None, np.zeros((0, 4)), (), pixel_sizes, view)
     if truth is not None:
         name_truth(axes)
     for mask in () if truth is None else truth:

@@ -12,21 +12,27 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from monai.data import MetaTensor
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from custom.losses import denormalize
+from custom.visual.planes import View, mark_sides, view_of
 
 HIDDEN_GREY = 0.5
 
 
 class Example(NamedTuple):
-    """One scan as pictures ``[x, y]`` (or ``[x, y, 3]``) in [0, 1]; ``region`` is None where there is none."""
+    """One scan as pictures ``[x, y]`` (or ``[x, y, 3]``) in [0, 1]; ``region`` is None where there is none.
+
+    ``sides`` are the patient's at the left and the right edge, as far as they are known.
+    """
 
     scan: np.ndarray
     region: np.ndarray | None
     masked: np.ndarray
     reconstruction: np.ndarray
+    sides: tuple[str, str] = ("", "")
 
 
 def make_example(
@@ -36,30 +42,34 @@ def make_example(
     cell_size: int | Sequence[int],
     region: Tensor | None = None,
     wanted: Tensor | None = None,
+    known: bool | None = None,
 ) -> Example:
-    """Prepare one scan for the eye; of a volume, the slice along the last axis with most of the region.
+    """Prepare one scan for the eye; of a volume, the axial slice with most of the region.
 
     Hidden cells of the reconstruction are the network's prediction, brought back to grey levels by the true mean and
     spread of each cell, as is usual for a loss that is normalised per cell: it shows structure, not brightness. Hidden
     cells that nobody wanted (empty ones that were left out) were not predicted: there the reconstruction is the scan.
 
     Args:
-        image: ``[C, *spatial]`` in [0, 1].
+        image: ``[C, *spatial]`` in [0, 1]; it is laid on the page as :mod:`custom.visual.planes` says.
         visible: boolean ``[1, *grid]`` or ``[*grid]``.
         prediction: ``[C, *spatial]``, normalised per cell.
         cell_size: in voxels.
         region: ``[P, *spatial]`` in [0, 1].
         wanted: like ``visible``, True where the prediction was asked for; None: in all hidden cells.
+        known: whether the patient's sides are known, see :func:`custom.visual.planes.view_of`.
     """
+    view = view_of(image, known=known)
+    image = image.as_tensor() if isinstance(image, MetaTensor) else image
     sides = ensure_tuple_rep(cell_size, image.ndim - 1)
     shown = _in_voxels(visible, sides)
     asked = ~shown if wanted is None else _in_voxels(wanted, sides)
     restored = torch.where(asked, denormalize(prediction[None].float(), image[None], sides)[0], image)
     masked = torch.where(shown, image, torch.full_like(image, HIDDEN_GREY))
     merged = None if region is None else region.amax(0, keepdim=True)
-    index = _slice_index(image if merged is None else merged)
-    region_view = None if merged is None else _view(merged, index)
-    return Example(_view(image, index), region_view, _view(masked, index), _view(restored, index))
+    index = _slice_index(image if merged is None else merged, view)
+    shown, hidden, filled = (_picture(each, view, index) for each in (image, masked, restored))
+    return Example(shown, None if merged is None else _picture(merged, view, index), hidden, filled, view.sides)
 
 
 def reconstruction_figure(examples: Sequence[Example], history: Sequence[Mapping[str, str]] = ()) -> Figure:
@@ -75,6 +85,7 @@ def reconstruction_figure(examples: Sequence[Example], history: Sequence[Mapping
             axes.set_axis_off()
             axes.set_title(title if row == 0 else "", fontsize=10)
             axes.imshow(np.swapaxes(picture, 0, 1), cmap="gray", vmin=0, vmax=1)
+            mark_sides(axes, examples[row].sides)
     if history:
         _draw_losses(figure.add_subplot(grid[-1, :]), history)
     return figure
@@ -116,16 +127,13 @@ def _in_voxels(cells: Tensor, sides: Sequence[int]) -> Tensor:
     return voxels
 
 
-def _slice_index(volume: Tensor) -> int | None:
-    if volume.ndim < 4:
+def _slice_index(volume: Tensor, view: View) -> int | None:
+    if view.across is None:
         return None
-    mass = volume.sum(dim=(0, 1, 2))
+    mass = volume.sum(dim=(0, *(1 + axis for axis in view.axes)))
     return int(mass.argmax())
 
 
-def _view(volume: Tensor, index: int | None) -> np.ndarray:
-    plane = volume if index is None else volume[..., index]
-    picture = plane.detach().float().cpu().numpy()
-    # 3D planes are RAS+: y grows towards the front, which people expect at the top.
-    picture = picture if index is None else picture[:, ::-1, ::-1]
+def _picture(volume: Tensor, view: View, index: int | None) -> np.ndarray:
+    picture = view.plane(volume.detach().float().cpu().numpy(), index)
     return np.moveaxis(picture, 0, -1) if len(picture) == 3 else picture[0]

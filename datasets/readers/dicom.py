@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 COPY = "Copy the file again from its source, or leave it out (--skip_bad true)."
 CONVERT = "Convert it to NIfTI with a tool that sorts this out (dcm2niix does), or leave it out."
-_NEEDED = ("0008|0008", "0028|0004")  # ImageType, PhotometricInterpretation
+ORIENTATION = "0020|0037"  # ImageOrientationPatient: of slices, not of projections
+_NEEDED = ("0008|0008", "0028|0004", ORIENTATION)  # and ImageType, PhotometricInterpretation
 _PARALLEL = 1e-3  # difference of direction cosines that still counts as parallel (rounding in the header)
 _UNEVEN = 0.1  # deviation of a gap between slices from the median gap, as a share of it
 _TILT = 0.05  # sideways step from slice to slice, as a share of the step forward; 0.05 is 2.9 degrees

@@ -26,9 +26,9 @@ def test_the_slice_through_the_object() -> None:
     draw_boxes(axes, volume, [[1, 1, 3, 3, 3, 6]], found, ["far", "near"], pixel_sizes=[1, 2, 3])
     assert axes.images[0].get_array().max() > 0
     assert len(axes.patches) == 2
-    assert [text.get_text() for text in axes.texts] == ["- - truth", "near"]
-    assert axes.get_ylim() == (0, 6)  # up is the patient's front
-    assert axes.get_xlim() == (5, 0)  # left is the patient's right
+    assert [text.get_text() for text in axes.texts] == ["R", "L", "- - truth", "near"]
+    assert axes.images[0].get_array()[0, 0] == 1  # up is the patient's front, left the right
+    assert [patch.get_bbox().bounds for patch in axes.patches] == [(2, 3, 2, 2), (3, 4, 1, 1)]
 
 
 def test_unknown_truth_and_nothing_found() -> None:
@@ -36,4 +36,4 @@ def test_unknown_truth_and_nothing_found() -> None:
         axes = Figure().subplots()
         draw_boxes(axes, np.zeros((4,) * dims), None, np.zeros((0, 2 * dims)))
         assert not axes.patches
-        assert not axes.texts
+        assert [text.get_text() for text in axes.texts] == (["R", "L"] if dims == 3 else [])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from monai.data import decollate_batch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,6 +23,7 @@ from custom.tasks.classification.labels import NO_CLASS
 from custom.tasks.labelled import groups_of
 from custom.tasks.results import write_table
 from custom.visual.confidence import confidence_figure
+from custom.visual.planes import mark_sides, view_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,13 +42,15 @@ class ClassifiedScan:
         probabilities: float64 ``[K]``.
         has: boolean ``[K]``, which classes it has; None where nobody knows.
         picture: uint8 ``[height, width]`` or ``[height, width, 3]``, the scan as the network sees it (of a volume the
-            middle slice along its last axis), upright.
+            middle axial slice), upright.
+        sides: the patient's at the left and the right edge of the picture, as far as they are known.
     """
 
     scan_id: str
     probabilities: NDArray[np.float64]
     has: NDArray[np.bool_] | None
     picture: NDArray[np.uint8]
+    sides: tuple[str, str] = ("", "")
 
 
 class ClassificationTask:
@@ -92,8 +96,10 @@ class ClassificationTask:
                 logits = network(batch["image"].to(self.device))
             probabilities = to_probabilities(logits, self.multi_label).cpu().numpy().astype(np.float64)
             known = self._indicators(batch["label"]) if "label" in batch else [None] * len(probabilities)
-            pictures = map(upright_picture, batch["image"])
-            cases += map(ClassifiedScan, batch["scan_id"], probabilities, known, pictures)
+            images = decollate_batch(batch["image"])
+            pictures, views = map(upright_picture, images), map(view_of, images)
+            sides = [view.sides for view in views]
+            cases += map(ClassifiedScan, batch["scan_id"], probabilities, known, pictures, sides)
         return cases
 
     def calibrate(self, cases: Sequence[ClassifiedScan]) -> dict[str, Any]:
@@ -136,6 +142,7 @@ class ClassificationTask:
     def draw(self, case: ClassifiedScan, decisions: Mapping[str, Any], axes: Axes) -> None:
         """Draw the scan with its true and its predicted classes."""
         axes.imshow(case.picture, cmap="gray", vmin=0, vmax=255)
+        mark_sides(axes, case.sides)
         axes.text(
             0.02,
             0.02,
@@ -192,7 +199,7 @@ class ClassificationTask:
 
     def _telling(
         self, cases: Sequence[ClassifiedScan], decisions: Mapping[str, Any]
-    ) -> dict[str, tuple[NDArray[np.uint8], str]]:
+    ) -> dict[str, tuple[NDArray[np.uint8], str, tuple[str, str]]]:
         """Pictures and words of the surest and least sure of the right and wrong decisions, as far as there are any."""
         told = {}
         for word, right in (("right", True), ("wrong", False)):
@@ -200,7 +207,7 @@ class ClassificationTask:
             group.sort(key=lambda case: (-self._confidence(case, decisions), case.scan_id))
             ends = {"surest": group[:1], "least sure": group[1:][-1:]}
             for degree, case in ((degree, case) for degree, found in ends.items() for case in found):
-                told[f"{word}, {degree}: {case.scan_id}"] = (case.picture, self._words(case, decisions))
+                told[f"{word}, {degree}: {case.scan_id}"] = (case.picture, self._words(case, decisions), case.sides)
         return told
 
     def _confidence(self, case: ClassifiedScan, decisions: Mapping[str, Any]) -> float:
@@ -214,13 +221,13 @@ class ClassificationTask:
 def upright_picture(image: Tensor) -> NDArray[np.uint8]:
     """Return an image ``[C, *spatial]`` in [0, 1] as uint8 ``[height, width]`` or ``[height, width, 3]``.
 
-    Of a volume (RAS+) it is the middle axial slice, the front of the body on top.
+    Of a volume it is the middle axial slice, laid on the page as :mod:`custom.visual.planes` says.
     """
-    values = torch.as_tensor(image)
-    if values.ndim == 4:
-        values = values[..., values.shape[-1] // 2].flip(2)
-    values = (values.float().clamp(0, 1) * 255).round().byte().permute(2, 1, 0)
-    return values.numpy() if values.shape[-1] == 3 else values[..., 0].numpy()
+    view = view_of(image)
+    index = None if view.across is None else image.shape[1 + view.across] // 2
+    plane = view.plane(torch.as_tensor(image).cpu().numpy(), index).T  # [height, width, C]
+    values = (plane.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
+    return values if values.shape[-1] == 3 else values[..., 0]
 
 
 def _values(cases: Sequence[ClassifiedScan]) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from custom.tasks.detection.results import BoxCase, save_boxes
 from custom.tasks.detection.training import plain_image
 from custom.tasks.labelled import groups_of
 from custom.visual.boxes import draw_boxes
+from custom.visual.planes import view_of
 from datasets import LoadScand
 from datasets.formats import PICTURE, format_by_name
 from datasets.geometry import map_boxes, stored_to_memory
@@ -126,7 +127,7 @@ class DetectionTask:
         truth = None if kept.true_boxes is None else map_boxes(kept.true_boxes, matrix)
         words = [f"{self.classes[label]} {score:.2f}" for label, score in zip(kept.labels, kept.scores, strict=True)]
         scan = np.asarray(image.as_tensor())[0]
-        draw_boxes(axes, scan, truth, map_boxes(kept.boxes, matrix), words, image.pixdim.tolist())
+        draw_boxes(axes, scan, truth, map_boxes(kept.boxes, matrix), words, image.pixdim.tolist(), view_of(image))
 
     def summary(self, report: Mapping[str, Any]) -> str:
         """Say the figures that matter most."""

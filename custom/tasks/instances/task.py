@@ -24,6 +24,7 @@ from custom.tasks.instances.results import InstanceCase, save_instances
 from custom.tasks.labelled import groups_of
 from custom.tasks.segmentation.geometry import ScanGrid
 from custom.visual.instances import draw_outlines
+from custom.visual.planes import view_of
 from datasets.geometry import map_boxes, stored_to_memory
 
 _SHARED = ("num_scans", "num_objects", "bootstrap")
@@ -85,7 +86,7 @@ class InstanceTask(DetectionTask):
         truth = None if kept.true_masks is None else _turned(kept.true_masks, case, image)
         words = [f"{self.classes[label]} {score:.2f}" for label, score in zip(kept.labels, kept.scores, strict=True)]
         scan, found = np.asarray(image.as_tensor())[0], _turned(kept.masks, case, image)
-        draw_outlines(axes, scan, truth, found, words, image.pixdim.tolist())
+        draw_outlines(axes, scan, truth, found, words, image.pixdim.tolist(), view_of(image))
 
     def summary(self, report: Mapping[str, Any]) -> str:
         """Say the figures that matter most."""

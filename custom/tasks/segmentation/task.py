@@ -144,7 +144,7 @@ class Segmentation:
         if truth is not None:
             figures = scan_figures(prediction, truth, count, grid.spacing, self.tolerance, grid.voxel)
             pairs = self._matched(prediction, truth, grid) if self.instances else None
-        plane = plane_of(scan["image"].numpy(), prediction, truth, grid.spacing)
+        plane = plane_of(scan["image"], prediction, truth, grid.spacing)
         name = str(item.get("scan_id", Path(item["image"]).name))
         return SegmentationCase(name, grid, PackedLabels.of(prediction), figures, pairs, plane)
 

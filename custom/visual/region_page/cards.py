@@ -12,6 +12,8 @@ from monai.data import MetaTensor
 from PIL import Image
 from torch import Tensor
 
+from custom.visual.planes import AXIAL, CORONAL, SAGITTAL, View, mark_picture, view_of
+
 _LONGEST_PICTURE = 320  # pixels
 _LONGEST_PLANE = 176  # of a volume, three of which lie side by side
 _GAP = 4
@@ -54,8 +56,8 @@ def make_pictures(image: Tensor, region: Tensor, threshold: float = 0.5) -> Pict
     """Draw a scan and one region map small enough for a page of hundreds.
 
     Of a map the maximum over the voxels of a pixel is shown, so that a small region is not lost. A volume is shown in
-    three planes side by side, each where the region is largest (in the middle, where nothing was found): axial and
-    coronal with the patient's right on the left, sagittal with the front on the left.
+    three planes side by side, each where the region is largest (in the middle, where nothing was found): axial,
+    coronal and sagittal, laid on the page as :mod:`custom.visual.planes` says.
 
     Args:
         image: ``[C, *spatial]``, any intensities, 3 channels are colour; a MetaTensor's affine gives the voxels' size.
@@ -75,8 +77,11 @@ def make_pictures(image: Tensor, region: Tensor, threshold: float = 0.5) -> Pict
 
     if region.ndim == 2:
         scan, small = _reduced(grey(colours.swapaxes(1, 2)), levels.T)
+        mark_picture(scan, view_of(image).sides)
         return _encoded(scan, small, levels.shape[0] * spacing[0] / (levels.shape[1] * spacing[1]))
-    scans, regions = zip(*_planes(colours, levels, spacing, threshold, grey), strict=True)
+    known = any(view_of(image).sides)
+    views = [view_of(image, world, known) for world in (AXIAL, CORONAL, SAGITTAL)]
+    scans, regions = zip(*(_plane(colours, levels, spacing, threshold, grey, view) for view in views), strict=True)
     scan, small = _side_by_side(scans), _side_by_side(regions)
     return _encoded(scan, small, scan.width / scan.height)
 
@@ -109,33 +114,26 @@ def _picture(grey: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(grey if grey.shape[-1] == 3 else grey[..., 0]))
 
 
-def _planes(
+def _plane(
     colours: np.ndarray,
     levels: np.ndarray,
     spacing: list[float],
     threshold: float,
     grey: Callable[[np.ndarray], np.ndarray],
-) -> list[tuple[Image.Image, Image.Image]]:
-    """Axial, coronal and sagittal planes of a RAS+ volume, upright, with square pixels of one size."""
+    view: View,
+) -> tuple[Image.Image, Image.Image]:
+    """Return a plane of a volume, upright, with square pixels that are as large in every plane."""
     extent = [size * step for size, step in zip(levels.shape, spacing, strict=True)]
     pixel = max(min(spacing), max(extent) / _LONGEST_PLANE)
-    planes = []
-    for axis in (2, 1, 0):
-        index = _largest(levels >= 255 * threshold, levels, axis)
-        across, up = [other for other in range(3) if other != axis]
-        # Both axes turned round: right and front lie left, front and head above.
-        turned = np.take(levels, index, axis).T[::-1, ::-1]
-        scan = np.take(colours, index, axis + 1).swapaxes(1, 2)[:, ::-1, ::-1]
-        size = max(1, round(extent[across] / pixel)), max(1, round(extent[up] / pixel))
-        steps = [max(1, int(pixel / spacing[other])) for other in (up, across)]
-        region = Image.fromarray(_maximum(turned, *steps))
-        planes.append(
-            (
-                _picture(grey(scan)).resize(size, Image.Resampling.BILINEAR),
-                region.resize(size, Image.Resampling.BILINEAR),
-            )
-        )
-    return planes
+    assert view.across is not None
+    index = _largest(levels >= 255 * threshold, levels, view.across)
+    right, down = view.axes
+    size = max(1, round(extent[right] / pixel)), max(1, round(extent[down] / pixel))
+    steps = [max(1, int(pixel / spacing[axis])) for axis in (down, right)]
+    scan = _picture(grey(view.plane(colours, index).swapaxes(1, 2)))
+    region = Image.fromarray(_maximum(view.plane(levels, index).T, *steps))
+    shown = scan.resize(size, Image.Resampling.BILINEAR)
+    return mark_picture(shown, view.sides), region.resize(size, Image.Resampling.BILINEAR)
 
 
 def _largest(region: np.ndarray, levels: np.ndarray, axis: int) -> int:
