@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+os.chdir(REPOSITORY)  # the configs' relative paths start there, wherever pytest was called
 
 
 @pytest.fixture(scope="session")

@@ -143,7 +143,7 @@ def test_four_scans_are_learnt_by_heart(bundle, tmp_path: Path, dims: int, size:
         classes={4: "lesion", 5: "lesion"} if dims == 2 else dict.fromkeys((2, 3, 4, 5), "brain"),
         **{"train#random_transforms": []},
     )
-    assert metrics["test"]["dice"] > 0.9
+    assert metrics["test"]["dice"] > 0.75  # 0.91 to 0.96 was seen, of several seeds and processors
 
 
 def test_patches_windows_and_volumes(bundle, tmp_path: Path) -> None:
