@@ -17,6 +17,7 @@ from torch import Tensor
 from custom.keys import MIMKeys
 from custom.regions.record import RegionRecord, digest
 from custom.regions.store import RegionStore, quantize
+from datasets.file_grid import FileGrid
 
 if TYPE_CHECKING:
     from custom.localizers.base import Localizer
@@ -95,7 +96,8 @@ class LocalizeRegiond(MapTransform):
         expected = self._records(plain, prompts)
         maps: dict[str, Tensor] = {}
         if self.store is not None:
-            loaded = {prompt: self.store.load(scan_id, prompt, record) for prompt, record in expected.items()}
+            grid = FileGrid.of(image)
+            loaded = {prompt: self.store.load(scan_id, prompt, record, grid) for prompt, record in expected.items()}
             maps = {prompt: found for prompt, found in loaded.items() if found is not None}
             for found in maps.values():
                 _check_stored(found, plain, scan_id, self.store)
@@ -129,7 +131,7 @@ class LocalizeRegiond(MapTransform):
             if self.store is not None:
                 record = _measured(records[prompt], maps[prompt], seconds)
                 affine = image.affine if isinstance(image, MetaTensor) else None
-                self.store.save(scan_id, prompt, maps[prompt], record, affine)
+                self.store.save(scan_id, prompt, maps[prompt], record, affine, FileGrid.of(image))
         return maps
 
 

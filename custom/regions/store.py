@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of region maps: 8-bit lossless pictures (2D) or NIfTI volumes (3D), each beside its record."""
+"""A folder of region maps: 8-bit lossless pictures, or NIfTI on the voxels of the scan's file, beside their records."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -18,17 +19,20 @@ from torch import Tensor
 
 from custom.files import remove_abandoned, temporary_file
 from custom.regions.record import RegionRecord, digest
+from datasets.file_grid import FileGrid, nifti_on
 
 _SLUG_LENGTH = 60
 
 
 class RegionStore:
-    """Keeps region maps in ``<root>/maps/<scan_id>/<prompt>.png`` (2D) or ``.nii.gz`` (3D) and ``<prompt>.json``.
+    """Keeps region maps in ``<root>/maps/<scan_id>/<prompt>.png`` (pictures) or ``.nii.gz``, and ``<prompt>.json``.
 
     A map is written before its record and both by renaming, and the record holds the map's hash: an interrupted
     run, or two runs that write the same map, leave a whole map or one that is made again, never a wrong one.
     What a killed run had half written is removed when its folder is written to again, or by :meth:`tidy`.
-    2D maps are stored as pictures, upright in any viewer; 3D maps with the scan's affine and the NIfTI slope 1/255.
+    Maps of pictures are pictures, upright in any viewer; those of scans with a place in space are NIfTI with the slope
+    1/255, which lie voxel by voxel on the scan's file, with its axes and forms. Maps that lie as scans do in memory
+    (RAS+), as stores held them before, are read as well.
 
     Args:
         root: folder of the store; made when the first map is saved.
@@ -39,28 +43,36 @@ class RegionStore:
     def __init__(self, root: str | Path, read_only: bool = False) -> None:
         self.root, self.read_only = Path(root), read_only
 
-    def load(self, scan_id: str, prompt: str, record: RegionRecord | None = None) -> Tensor | None:
+    def load(
+        self, scan_id: str, prompt: str, record: RegionRecord | None = None, grid: FileGrid | None = None
+    ) -> Tensor | None:
         """Read a map.
 
         Args:
             scan_id: name of the scan, a relative path.
             prompt: the phrase that was localized.
             record: what the map must match; None: any map of that scan and prompt. Not looked at if ``read_only``.
+            grid: of the scan; None: the map comes with the axes of its file.
 
         Returns:
-            Probabilities ``[*spatial]`` in [0, 1], float32; None if there is no such map, or not a matching one.
+            Probabilities ``[*spatial]`` in [0, 1], float32, on the scan in memory; None if there is no such map, or
+            not a matching one.
 
         Raises:
             ValueError: if ``read_only`` and the map is missing or unreadable, or ``scan_id`` is no relative path.
         """
         stem = self._stem(scan_id, prompt)
         if self.read_only:
-            return self._load_given(stem, scan_id, prompt)
+            return self._load_given(stem, scan_id, prompt, grid)
         found = self.record(scan_id, prompt)
         if found is None or (record is not None and not found.matches(record)):
             return None
-        values = _read(_map_file(stem, len(found.shape)))
-        return None if values is None or digest(values) != found.map_digest else values / 255
+        dims = len(found.shape)
+        for file in _map_files(stem):
+            read = _read(file)
+            if read is not None and digest(read.values) == found.map_digest:
+                return _in_memory(read, grid, dims) / 255
+        return None
 
     def save(
         self,
@@ -69,6 +81,7 @@ class RegionStore:
         map: Tensor,
         record: RegionRecord,
         affine: Tensor | np.ndarray | None = None,
+        grid: FileGrid | None = None,
     ) -> None:
         """Write a map and its record.
 
@@ -77,7 +90,8 @@ class RegionStore:
             prompt: the phrase that was localized.
             map: probabilities ``[*spatial]`` in [0, 1]; kept in steps of 1/255.
             record: how it was made; the map's hash is filled in.
-            affine: ``[4, 4]``, voxel to RAS millimetres, of a 3D scan.
+            affine: ``[4, 4]``, voxel to RAS millimetres, of a 3D scan that comes from no file.
+            grid: of the scan's file; None: of a picture, or of a tensor that comes from no file.
 
         Raises:
             ValueError: if the store is ``read_only``, or ``scan_id`` is no relative path.
@@ -88,30 +102,38 @@ class RegionStore:
         stem, values = self._stem(scan_id, prompt), quantize(map)
         stem.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(stem.parent)
+        if grid is not None:
+            values, affine = torch.from_numpy(grid.to_file(values.numpy()).copy()), grid.affine
         complete = replace(record, map_digest=digest(values))
+        file = _map_file(stem, values.ndim)
         if values.ndim == 2:
-            _write_whole(_map_file(stem, 2), lambda path: Image.fromarray(values.numpy().T).save(path))
+            _write_whole(file, lambda path: Image.fromarray(values.numpy().T).save(path))
         else:
-            _write_whole(_map_file(stem, values.ndim), lambda path: nibabel.save(_volume(values, affine), path))
+            image = _volume(values, affine, None if grid is None else grid.path)
+            _write_whole(file, lambda path: nibabel.save(image, path))
         _write_whole(_with_suffix(stem, ".json"), complete.save)
+        for other in set(_map_files(stem)) - {file}:
+            other.unlink(missing_ok=True)
 
     def record(self, scan_id: str, prompt: str) -> RegionRecord | None:
         """Return the record of a map, None if there is none."""
         return RegionRecord.load(_with_suffix(self._stem(scan_id, prompt), ".json"))
 
     def file(self, scan_id: str, prompt: str, dims: int) -> Path:
-        """Return where the map of a scan with ``dims`` spatial dimensions lies, or would lie."""
-        return _map_file(self._stem(scan_id, prompt), dims)
+        """Return where the map of a scan with ``dims`` spatial dimensions lies; if there is none, of a picture."""
+        stem = self._stem(scan_id, prompt)
+        volume = _map_file(stem, 3)
+        return volume if volume.is_file() else _map_file(stem, dims)
 
     def tidy(self) -> int:
         """Remove what killed runs had half written, never what a living process writes; return how many files."""
         return sum(remove_abandoned(Path(folder)) for folder, _, _ in os.walk(self.root / "maps"))
 
-    def _load_given(self, stem: Path, scan_id: str, prompt: str) -> Tensor:
-        for dims in (2, 3):
-            values = _read(_map_file(stem, dims))
-            if values is not None:
-                return values / 255
+    def _load_given(self, stem: Path, scan_id: str, prompt: str, grid: FileGrid | None) -> Tensor:
+        for file in _map_files(stem):
+            read = _read(file)
+            if read is not None:
+                return _in_memory(read, grid) / 255
         raise ValueError(
             f"Scan {scan_id} has no readable region map for the prompt {prompt!r} in {self.root}. Make it with "
             f"bundle/configs/localize.yaml (the same --dataset_dir and --prompt, --output_dir {self.root}), "
@@ -146,24 +168,46 @@ def _map_file(stem: Path, dims: int) -> Path:
     return _with_suffix(stem, ".png" if dims == 2 else ".nii.gz")
 
 
-def _volume(values: Tensor, affine: Tensor | np.ndarray | None) -> nibabel.Nifti1Image:
-    image = nibabel.Nifti1Image(values.numpy(), np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64))
+def _map_files(stem: Path) -> list[Path]:
+    return [_map_file(stem, 3), _map_file(stem, 2)]
+
+
+def _volume(values: Tensor, affine: Tensor | np.ndarray | None, source: str | None) -> nibabel.Nifti1Image:
+    image = nifti_on(values.numpy(), np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64), source)
     # With a slope set, nibabel writes the array as it is: other software then reads probabilities.
     image.header.set_slope_inter(1 / 255, 0)
     return image
 
 
-def _read(path: Path) -> Tensor | None:
-    """The 8-bit map ``[*spatial]`` of a file; None if there is none or it cannot be read."""
+class _Read(NamedTuple):
+    """An 8-bit map as its file has it: ``[X, Y]`` of a picture, or ``[X, Y, Z]`` of NIfTI with its affine."""
+
+    values: Tensor
+    affine: np.ndarray | None = None
+
+
+def _read(path: Path) -> _Read | None:
+    """The map of a file; None if there is none or it cannot be read."""
     try:
         if path.suffix == ".png":
             with Image.open(path) as picture:
-                return torch.from_numpy(np.asarray(picture.convert("L")).T.copy())
+                return _Read(torch.from_numpy(np.asarray(picture.convert("L")).T.copy()))
         # Scaled values, so that a mask of zeros and ones drawn by hand is read as it is meant.
-        values = nibabel.Nifti1Image.from_filename(path).get_fdata(dtype=np.float32)
-        return quantize(torch.from_numpy(values))
+        image: Any = nibabel.load(path)
+        values = quantize(torch.from_numpy(image.get_fdata(dtype=np.float32)))
+        return _Read(values.reshape((*values.shape, 1, 1)[:3]) if values.ndim < 3 else values, image.affine)
     except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError):
         return None
+
+
+def _in_memory(read: _Read, grid: FileGrid | None, dims: int | None = None) -> Tensor:
+    """Turn a map as the scan lies in memory; where the two do not fit, it is left as it is."""
+    values = read.values
+    if grid is None or read.affine is None:
+        return values.squeeze() if dims == 2 else values
+    if tuple(values.shape) != grid.shape or grid.is_as_in_memory(values.shape, read.affine):
+        return values
+    return torch.from_numpy(grid.to_memory(values.numpy()).copy())
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -28,6 +28,7 @@ class ScanGrid:
         shape: voxels in memory, ``[*spatial]``.
         spacing: size of a voxel in memory, millimetres an axis; pixels for pictures, which have no place in space.
         is_picture: PNG or JPEG.
+        path: the file, or the folder of a DICOM series.
         memory_affine: voxel indices in memory to the world, as the tensor's affine has it.
         file_to_memory: voxel indices of the file to those in memory, ``[D + 1, D + 1]``.
     """
@@ -39,6 +40,7 @@ class ScanGrid:
     is_picture: bool
     memory_affine: np.ndarray
     file_to_memory: np.ndarray
+    path: str | None = None
 
     @classmethod
     def of(cls, image: MetaTensor) -> ScanGrid:
@@ -53,6 +55,7 @@ class ScanGrid:
             is_picture=format_by_name(image.meta["filename_or_obj"]) == PICTURE,
             memory_affine=affine,
             file_to_memory=stored_to_memory(image),
+            path=str(image.meta["filename_or_obj"]),
         )
 
     @property

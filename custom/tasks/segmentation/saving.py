@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicted label maps as files: NIfTI with the scan's affine, or PNG for pictures; sizes as CSV."""
+"""Predicted label maps as files: NIfTI that lies on the scan's file, or PNG for pictures; sizes as CSV."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from custom.tasks.results import write_table
 from custom.tasks.segmentation.classes import LabelClasses
 from custom.tasks.segmentation.components import Components, components
 from custom.tasks.segmentation.geometry import ScanGrid
+from datasets.file_grid import nifti_on
 from datasets.formats import format_by_name
 
 SIZES, INSTANCES = "sizes.csv", "instances.csv"
@@ -61,7 +62,7 @@ def save_predictions(
 
 
 def write_label_map(stem: Path, codes: np.ndarray, grid: ScanGrid) -> Path:
-    """Write a label map of a scan's file.
+    """Write a label map on the voxels of a scan's file, with its axes and forms.
 
     Args:
         stem: the path without its ending.
@@ -74,8 +75,7 @@ def write_label_map(stem: Path, codes: np.ndarray, grid: ScanGrid) -> Path:
     if grid.is_picture:
         picture = Image.fromarray(np.ascontiguousarray(codes[:, :, 0].T))  # rows of a PNG run along y
         return write_atomically(Path(f"{stem}.png"), lambda target: picture.save(target, format="PNG"))
-    image = nibabel.Nifti1Image(codes, grid.affine)
-    image.header.set_xyzt_units("mm")
+    image = nifti_on(codes, grid.affine, grid.path)
     return write_atomically(Path(f"{stem}.nii.gz"), lambda target: nibabel.save(image, target))
 
 
