@@ -32,6 +32,7 @@ from custom.tasks.instances.masks import hulls, rasterised
 from custom.tasks.labelled import few_labelled
 from custom.tasks.segmentation.classes import label_classes
 from datasets import LoadScand, load_datalist
+from datasets.decoding import upright
 
 GRID = 64
 """Sides of the grid on which training masks are averaged."""
@@ -63,7 +64,7 @@ def object_scans(
     scans = []
     for item in items:
         with Image.open(item["image"]) as picture:
-            size = picture.size
+            size = upright(picture).size
         boxes = np.array(item["boxes"], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         truth: dict[str, Any] = {

@@ -37,9 +37,9 @@ class Datalist:
         items: one dictionary a scan: ``image`` (absolute path; a DICOM series has its folder, and ``series_uid``),
             ``scan_id`` (path relative to root, unique), ``split``, and where known ``label`` (index into classes),
             ``label_name``, ``group`` (patient), ``mask`` (absolute path), ``prompt`` (of the manifest), and three
-            parallel lists: ``boxes`` (``[x, y, width, height]`` in pixels of the picture as stored, from its upper left
-            corner, so that pixel i spans i to i + 1; ``[x, y, z, width, height, depth]`` in voxels in 3D; see
-            `datasets.geometry` for slices and volumes that are turned in reading), ``box_labels`` (category names),
+            parallel lists: ``boxes`` (``[x, y, width, height]`` in pixels of the picture as it is looked at, from its
+            upper left corner, so that pixel i spans i to i + 1; ``[x, y, z, width, height, depth]`` in voxels in 3D;
+            see `datasets.geometry` for slices and volumes that are turned in reading), ``box_labels`` (category names),
             ``outlines`` (COCO polygons or run-length code, or None). An empty list of boxes says that somebody looked
             and found nothing. What DICOM tags say: `datasets.readers.dicom.describing_tags`.
         classes: names, sorted.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from monai.data import ITKReader, NibabelReader, PILReader
+from PIL import Image, ImageOps
 
 from datasets.errors import ScanError
 from datasets.formats import DICOM, NIFTI, PICTURE, scan_format
@@ -88,13 +89,22 @@ def scan_dims(path: str | Path, series_uid: str | None = None) -> int:
 
 
 def _read_picture(path: Path, codes: bool) -> RawScan:
-    reader = PILReader(converter=None if codes else _plain_mode)
+    reader = PILReader(converter=upright if codes else lambda image: _plain_mode(upright(image)))
     values, _ = reader.get_data(reader.read(path))
     if values.ndim == 2:
         return RawScan(values[:, :, None], None)
     if values.shape[-1] in (2, 4):  # transparent parts show the background, which is black in scans
         values = values[..., :-1] * (values[..., -1:] / np.float32(255))
     return RawScan(values[:, :, None], None, colour=True)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn or mirror a picture as its EXIF data says it is looked at, in place; without such data it is left as it is.
+
+    Viewers and annotation tools show pictures so, and boxes, outlines and masks are drawn on what they show.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _plain_mode(image: Any) -> Any:

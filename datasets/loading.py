@@ -33,8 +33,8 @@ class LoadScand(MapTransform):
     """Read scans: path to ``MetaTensor[channels, *spatial]``, float32, with grey levels as stored.
 
     Volumes are turned to ``orientation``. Slices ``[X, Y]`` of a format that knows the patient (NIfTI, NRRD, DICOM)
-    are turned as one looks at them: the patient's right, or front, at low x. Pictures (PNG, JPEG) stay as they are, x
-    to the right and y down. ``meta["affine"]`` places the voxels (in-plane axes first for slices),
+    are turned as one looks at them: the patient's right, or front, at low x. Pictures (PNG, JPEG) are turned as their
+    EXIF data says, x to the right and y down. ``meta["affine"]`` places the voxels (in-plane axes first for slices),
     ``meta["original_affine"]`` those of the file; `datasets.geometry.stored_to_memory` leads from these to the former.
     Rules for the unusual:
 

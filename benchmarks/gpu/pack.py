@@ -31,6 +31,7 @@ from benchmarks.bundle import make_workflow
 from benchmarks.gpu.archive import THREADS, manifest_bytes, map_file, unpack, write_archive
 from benchmarks.gpu.settings import PRETRAINED_ON, SETTINGS, Settings, code_files, load_settings
 from custom.regions import RegionStore
+from datasets.decoding import upright
 
 MIB = 2**20
 Row = Mapping[str, str]
@@ -101,7 +102,7 @@ def picture_bytes(path: str, side: int, quality: int) -> bytes:
     """Read a picture, turn it grey, make it smaller where it is larger than `side`, and compress it."""
     stream = io.BytesIO()
     with Image.open(path) as picture:
-        grey = picture.convert("L")
+        grey = upright(picture).convert("L")
     grey.thumbnail((side, side), Image.Resampling.LANCZOS)
     grey.save(stream, "WEBP", quality=quality, method=6)
     return stream.getvalue()

@@ -25,7 +25,7 @@ class Objects:
     """The objects of one picture; the three lists are parallel.
 
     Attributes:
-        boxes: ``[x, y, width, height]`` in pixels of the picture as stored.
+        boxes: ``[x, y, width, height]`` in pixels of the picture as it is looked at.
         labels: category names; None where the file gives no category.
         outlines: COCO's ``segmentation``: polygons ``[[x0, y0, x1, y1, ...], ...]`` in pixels, or a run-length code
             ``{"size": [height, width], "counts": numbers or text}``; None where there is none.
