@@ -34,12 +34,14 @@ class UntrustedNetworkError(ValueError):
     """A record asks for a network that it may not decide alone to build."""
 
 
-def read_json(record: str | Path, remedy: str) -> dict[str, Any]:
+def read_json(record: str | Path, remedy: str, told_only: Collection[str] = ()) -> dict[str, Any]:
     """Read a record and see to it that it holds plain values only.
 
     Args:
         record: its path.
         remedy: what to do about a damaged one, for the message.
+        told_only: fields that are only ever told, never part of a config: names of folders and prompts may begin with
+            any sign.
 
     Raises:
         ValueError: if it is missing, no JSON, no mapping, or holds something that the config parser would evaluate.
@@ -48,7 +50,7 @@ def read_json(record: str | Path, remedy: str) -> dict[str, Any]:
         content = json.loads(Path(record).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise TypeError("it is no mapping")
-        check_plain(record, content)
+        check_plain(record, {name: value for name, value in content.items() if name not in told_only})
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, RecursionError) as error:
         raise ValueError(f"{record}: cannot be read as a record ({error!r}). {remedy}") from error
     return content
@@ -171,7 +173,7 @@ def recorded_arguments(record: str | Path, build: Callable[..., Any], arguments:
     try:
         bound = inspect.signature(build).bind(**arguments)
     except TypeError as error:
-        raise ValueError(f"{record}: {build.__name__} cannot be built: {error}.") from error
+        raise ValueError(f"{record}: cannot be read as a record: {build.__name__}: {error}.") from error
     bound.apply_defaults()
     taken = {**bound.arguments, **bound.arguments.get(_further(build), {})}
     reading = {name: value for name, value in taken.items() if _READING.fullmatch(name) and value}

@@ -78,7 +78,7 @@ class GateRecord:
             if content.pop("version") != VERSION or any(each.verdict not in VERDICTS for each in prompts.values()):
                 raise ValueError("another version")
             return cls(**content, prompts=prompts)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{path} is not a gate of this version ({error}). Delete it, or make it anew with gate.yaml."
             ) from error

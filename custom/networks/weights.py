@@ -27,6 +27,7 @@ TRUSTED_PACKAGES = (
     "custom.networks.foreign.medicalnet_resnet",
     "custom.networks.nnunet.nnunet_residual_encoder",
 )
+_TOLD_ONLY = ("dataset", "prompts", "region_dir", "gate")
 
 
 def save_encoder(path: str | Path, encoder: Encoder, spec: EncoderSpec, info: Mapping[str, Any] | None = None) -> Path:
@@ -77,7 +78,7 @@ def encoder_record(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file() or not record_path.is_file():
         names = f"{Path(path).name} and {record_path.name}"
         raise ValueError(f"{path}: an encoder is two files, {names}; pretrain.yaml writes both. One is missing.")
-    record = read_json(record_path, "Run pretrain.yaml again.")
+    record = read_json(record_path, "Run pretrain.yaml again.", told_only=_TOLD_ONLY)
     if not isinstance(record.get("encoder"), dict) or "network" not in record["encoder"]:
         raise ValueError(f"{record_path}: not the record of an encoder (no encoder.network). Run pretrain.yaml again.")
     return record

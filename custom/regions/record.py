@@ -80,7 +80,7 @@ class RegionRecord:
             known = {each.name for each in fields(cls)}
             record = cls(**{key: value for key, value in values.items() if key in known})
             return cls(**{**vars(record), "shape": tuple(record.shape)})
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return None
 
     def _key(self) -> str:

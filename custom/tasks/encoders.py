@@ -41,7 +41,7 @@ def encoder_facts(path: str | Path | None, spec: EncoderSpec | None = None) -> d
         )
     if spec is None or is_own_encoder(path):
         record = encoder_record(path)
-        spec = _trusted(Path(path).with_suffix(".json"), record["encoder"], spec.network if spec else None)
+        spec = trusted_spec(Path(path).with_suffix(".json"), record["encoder"], spec.network if spec else None)
     else:
         record = {"encoder": spec.as_dict()}
     actual = file_hash(path)
@@ -81,7 +81,7 @@ def encoder_spec(
         with suppress(UntrustedNetworkError):  # unless the backbone is the same
             return recorded_spec(source, recorded)
     backbone: EncoderSpec = load_component(folder, name, spatial_dims=spatial_dims, in_channels=in_channels)
-    return backbone if recorded is None else _trusted(source, recorded, backbone.network)
+    return backbone if recorded is None else trusted_spec(source, recorded, backbone.network)
 
 
 def build_encoder(path: str | Path | None, spec: EncoderSpec, execution: Execution = "auto") -> Encoder:
@@ -104,8 +104,17 @@ def build_encoder(path: str | Path | None, spec: EncoderSpec, execution: Executi
     return encoder
 
 
-def _trusted(source: str | Path, recorded: Mapping[str, Any], named: str | None) -> EncoderSpec:
-    """The recorded network, if its package is trusted or the user named the same class: a file never decides alone."""
+def trusted_spec(source: str | Path, recorded: Mapping[str, Any], named: str | None = None) -> EncoderSpec:
+    """Return a recorded network, if its package is trusted or the user named the same class.
+
+    Args:
+        source: the record, for the message.
+        recorded: ``EncoderSpec.as_dict()``, as recorded.
+        named: dotted name of a network that the user named.
+
+    Raises:
+        ValueError: as :func:`custom.networks.weights.recorded_spec`; says how to name a network of one's own.
+    """
     try:
         return recorded_spec(source, recorded, named=named)
     except UntrustedNetworkError as error:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from custom.components import component_names
 from custom.networks import file_hash
-from custom.records import read_json, recorded_options
+from custom.records import read_json, recorded_name, recorded_options
+from custom.tasks.encoders import trusted_spec
 from custom.tasks.results import write_json
+
+_PARTS = {"segmenter": "segmenters", "detector": "detectors"}  # setting -> folder of the parts' files
 
 
 def write_record(model: str | Path, content: Mapping[str, Any]) -> Path:
@@ -40,10 +44,10 @@ def read_record(model: str | Path) -> dict[str, Any]:
             f"{model}: a trained model is two files, {names}; classify.yaml, detect.yaml and train.yaml write both at "
             "the end of a run. One is missing."
         )
-    record = read_json(path, "Train again.")
+    record = read_json(path, "Train again.", told_only=("facts",))
     if missing := {"task", "config", "settings", "decisions"} - record.keys():
         raise ValueError(f"{path}: not the record of a trained model (no {', '.join(sorted(missing))}). Train again.")
-    record["settings"] = _checked(path, record["settings"])
+    record["settings"] = _with_options(path, record["settings"])
     if record.get("sha256") != file_hash(model):
         raise ValueError(f"{model} is not the file that {path.name} describes: they were written by different runs.")
     return record
@@ -54,7 +58,32 @@ def record_path(model: str | Path) -> Path:
     return Path(model).with_suffix(".json")
 
 
-def _checked(record: Path, settings: Any) -> dict[str, Any]:
+def recorded_settings(
+    model: str | Path, settings: Mapping[str, Any], configs: str | Path, given: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the settings of a record as they may be built, with parts of this project only.
+
+    Args:
+        model: the weights, for the message.
+        settings: of :func:`read_record`.
+        configs: folder of the configs, with the parts' files below it.
+        given: settings that the user gives, who alone decides on files and networks of his own.
+
+    Raises:
+        ValueError: if the record asks for a part or a network that is none of this project's, or of trusted packages.
+    """
+    record = record_path(model)
+    for name, folder in _PARTS.items():
+        if name in settings and name not in given:
+            known = component_names(Path(configs) / folder)
+            remedy = f'If you trust it, give it: --options "{{{name}: {settings[name]}}}".'
+            recorded_name(record, name, settings[name], known, remedy)
+    if settings.get("recorded_encoder") is None or "backbone" in given:
+        return dict(settings)
+    return {**settings, "recorded_encoder": trusted_spec(record, settings["recorded_encoder"]).as_dict()}
+
+
+def _with_options(record: Path, settings: Any) -> dict[str, Any]:
     """The settings, with options of components as mappings of plain values."""
     if not isinstance(settings, dict):
         raise ValueError(f"{record}: settings must be a mapping, not {settings!r}. Train again.")

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from custom.files import write_atomically
+from custom.records import check_plain
 from custom.tasks.fine_tuning import Method
-from custom.tasks.record import read_record, write_record
+from custom.tasks.record import read_record, record_path, write_record
 from custom.tasks.results import BestModel, write_json
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class TaskRun:
         config: name of the config file, for ``model.json``.
         model_settings: what to give to that config so that it builds the same network and reads scans in the same way.
         output_dir: where the files go.
+
+    Raises:
+        ValueError: if a setting, such as the name of a class, could not be read back, see :mod:`custom.records`.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class TaskRun:
         self.loaders = dict(loaders)
         self.facts = dict(facts)
         self.config, self.model_settings = config, dict(model_settings)
+        check_plain(record_path(method.model.file), self.model_settings, "settings")  # before hours of training
         self.output_dir = Path(output_dir)
 
     def run(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from custom.tasks.export import SUFFIXES, export_model
-from custom.tasks.results import write_json
+from custom.tasks.results import BestModel, write_json
 from custom.workflows.trained import TrainedModel
 
 _NO_SCANS = {
@@ -67,5 +67,5 @@ class ModelExport:
         parser.update(copy.deepcopy(self.trained.settings))
         parser["datalist"] = _NO_SCANS  # the network is rebuilt from its record: nothing is read, nothing must be there
         network: nn.Module = parser.get_parsed_content("network_def")
-        network.load_state_dict(torch.load(self.model, map_location="cpu", weights_only=True))
+        BestModel(self.model, network).restore()
         return network

@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from custom.components import component_file
 from custom.options import mapping
-from custom.records import check_plain
-from custom.tasks.record import read_record, record_path
+from custom.records import recorded_name
+from custom.tasks.record import read_record, record_path, recorded_settings
+
+logger = logging.getLogger(__name__)
 
 _OF_THE_TRUTH = ("coco",)  # settings that name files of labels, which scans to predict need not have
-_BY_USERS_ONLY = ("backbone", "configs")  # say which code may be built: a record cannot
-_PARTS = ("segmenter", "detector")  # files of the configs; a file from elsewhere could build anything
+# Say which code may be built, or what is read and written: a record cannot.
+_BY_USERS_ONLY = {"backbone", "bundle_root", "checkpoint_dir", "configs", "encoder", "intensity", "model", "output_dir"}
+# Settings that configs kept once.
+_EARLIER = ("channels", "spacing", "frame", "crop_to_body", "air_threshold", "image_size", "patch_size")
 
 
 class TrainedModel:
@@ -31,7 +36,8 @@ class TrainedModel:
         config: another config file instead of the recorded one, for models trained by a config of one's own.
 
     Raises:
-        ValueError: if the model is not given, incomplete or damaged, or its record holds an expression.
+        ValueError: if the model is not given, incomplete or damaged, or its record holds an expression or asks for
+            anything but parts of this project, see :mod:`custom.records`.
     """
 
     def __init__(
@@ -47,14 +53,36 @@ class TrainedModel:
                 "Give --model: the model.pt that classify.yaml, detect.yaml or train.yaml wrote. To find the region "
                 "that a prompt names without a trained model, run localize.yaml."
             )
-        self.record = read_record(model)
-        check_plain(record_path(model), self.record["settings"])
-        recorded = {name: value for name, value in self.record["settings"].items() if _is_setting(name)}
+        self.record, self.configs = read_record(model), Path(configs)
         given = {name: value for name, value in changes.items() if value is not None} | mapping(options, "options")
-        _refuse_files(model, self.record["config"] if config is None else "", recorded, given)
-        self.settings = {**recorded, **given, "model": str(model)}
-        self.configs = Path(configs)
-        self.config = component_file(configs, str(config or self.record["config"]))
+        self.given = frozenset(given)
+        self.config = component_file(configs, str(config or _recorded_config(model, self.record["config"], configs)))
+        known = self._taken(record_path(model), self.record["settings"])
+        self.settings = {**recorded_settings(model, known, configs, given), **given, "model": str(model)}
+
+    def _taken(self, record: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that a record may give: those that the config keeps, but none that only its user decides on."""
+        kept = ConfigParser.load_config_file(str(self.config)).get("model_settings")
+        may_give = (
+            {*kept, *_EARLIER} if isinstance(kept, Mapping) else {name for name in settings if name.isidentifier()}
+        )
+        left_out = sorted(set(settings) - (may_give - _BY_USERS_ONLY))
+        if left_out:
+            logger.warning("%s: left out, since no record decides on it: %s.", record, ", ".join(left_out))
+        return {name: value for name, value in settings.items() if name not in left_out}
+
+    def _check_files_of_the_truth(self) -> None:
+        """Refuse files of labels outside the data set that nobody but the record names."""
+        for name in _OF_THE_TRUTH:
+            value = self.settings.get(name)
+            if name in self.given or value is None:
+                continue
+            path = PurePath(str(value))
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError(
+                    f"{record_path(self.settings['model'])} asks for {name} {value}, outside the data set. If you "
+                    f'trust it, give it: --options "{{{name}: {value}}}".'
+                )
 
     def run(self, run_id: str) -> list[Any]:
         """Run one id of the task's config.
@@ -68,6 +96,8 @@ class TrainedModel:
         settings = copy.deepcopy(self.settings)
         if run_id == "predict":
             settings = {name: value for name, value in settings.items() if name not in _OF_THE_TRUTH}
+        else:
+            self._check_files_of_the_truth()
         workflow = ConfigWorkflow(
             config_file=str(self.config),
             meta_file=str(self.configs / "metadata.json"),
@@ -82,21 +112,8 @@ class TrainedModel:
         return result
 
 
-def _refuse_files(model: str | Path, config: str, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raise ValueError if a record names files outside the configs that its user does not name."""
-    if config.endswith(".yaml"):
-        raise ValueError(
-            f"{record_path(model)} asks for the config {config}. If you trust it, give it: --task_config {config}."
-        )
-    for name in _PARTS:
-        value = str(recorded.get(name, ""))
-        if value.endswith(".yaml") and name not in given:
-            raise ValueError(
-                f"{record_path(model)} asks for the {name} {value}, a file outside the configs. If you trust it, give "
-                f'it: --options "{{{name}: {value}}}".'
-            )
-
-
-def _is_setting(name: str) -> bool:
-    """Whether a record may set it: a top-level value, no part of the config ("loss#_target_"), not the user's own."""
-    return name.isidentifier() and name not in _BY_USERS_ONLY
+def _recorded_config(model: str | Path, config: Any, configs: str | Path) -> str:
+    """The name of the config that a record asks for, one of the folder; ValueError if it is none."""
+    known = {file.stem for file in Path(configs).glob("*.yaml")}
+    remedy = f"If you trust it, give it: --task_config {config}."
+    return recorded_name(record_path(model), "config", config, known, remedy)

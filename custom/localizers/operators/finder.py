@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.networks import nets
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -25,7 +23,9 @@ from custom.localizers.operators.brain import brain
 from custom.localizers.operators.grid import resized
 from custom.localizers.operators.lungs import lung_mask
 from custom.localizers.operators.scan import Scan, closed, smooth, unit
+from custom.records import UntrustedNetworkError, recorded_arguments, recorded_network
 
+_NETWORKS = "monai.networks.nets"
 HOW_TO_MAKE = "Make both with bundle/configs/self_teach.yaml"
 
 
@@ -139,7 +139,15 @@ def _load(path: Path, stamp: tuple[tuple[int, int], ...]) -> Finder:
         found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), record["sha256"]
         if found == expected:
             finder.network.load_state_dict(load_file(path))
-    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+        RuntimeError,
+    ) as error:
         raise ValueError(f"{path}: cannot be read as a self-taught network ({error}). {HOW_TO_MAKE}.") from error
     if found != expected:
         raise ValueError(f"{path}: {record_path.name} belongs to other weights. {HOW_TO_MAKE}.")
@@ -164,8 +172,8 @@ def make_finder(network: nn.Module, record: Mapping[str, Any]) -> Finder:
 def build_network(spec: Mapping[str, Any], origin: str | Path = "network") -> nn.Module:
     """Build a network of ``monai.networks.nets`` from its ``class`` and arguments; ValueError if there is no such."""
     arguments = {name: value for name, value in spec.items() if name != "class"}
-    kind = getattr(nets, str(spec.get("class")), None)
-    if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
-        raise ValueError(f"{origin}: asks for the network {spec.get('class')!r}, which monai.networks.nets has not.")
-    network: nn.Module = kind(**arguments)
-    return network
+    try:
+        kind = recorded_network(origin, f"{_NETWORKS}.{spec.get('class')}", [_NETWORKS])
+    except UntrustedNetworkError as error:
+        raise ValueError(f"{origin}: asks for the network {spec.get('class')!r}, which {_NETWORKS} has not.") from error
+    return kind(**recorded_arguments(origin, kind, arguments))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def machine_paths(text: str) -> list[str]:
 
 
 def _weights_problems(path: Path, name: str) -> list[str]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return [f"{name}: damaged, or more than tensors"]
     if isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values()):
         return []
     return [f"{name}: more than the network's tensors"]

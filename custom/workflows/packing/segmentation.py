@@ -40,7 +40,7 @@ class SegmentationPacking(BundlePacking):
 
     def content(self, base: Mapping[str, Any], temporary: Path) -> Content:
         """Return what the record of the model says."""
-        record = segmentation_record(self.model)
+        record = segmentation_record(self.model, self.bundle_root / "configs")
         settings = record["settings"]
         names = class_names(settings["classes"])
         metadata = segmentation_metadata(base, settings, names, self.modality, self.changes)
@@ -115,8 +115,6 @@ def _performance(metrics: Path, is_phantom: bool) -> str:
         return "No figures were packed."
     named = (("dice", "Dice"), ("nsd", "NSD"), ("hd95", "HD95"))
     unit = {"hd95": f" {test.get('distance_unit', '')}"}
-    figures = ", ".join(
-        f"{label} {figure_text(test, key, unit.get(key, ''))}" for key, label in named if key in test
-    )
+    figures = ", ".join(f"{label} {figure_text(test, key, unit.get(key, ''))}" for key, label in named if key in test)
     where = "generated scans" if is_phantom else "scans of its own test split"
     return f"Mean over {test['num_scans']} {where}, on the voxels of the scans: {figures}."

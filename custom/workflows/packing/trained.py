@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from custom.tasks.record import read_record
+from custom.tasks.record import read_record, recorded_settings
 
 PHANTOM = "phantom:"
 _READING = ["spatial_dims", "channels", "spacing", "frame", "crop_to_body", "air_threshold"]
@@ -15,13 +15,18 @@ _READING += ["image_size", "patch_size", "window_overlap"]
 _KEPT_FACTS = ("seed", "network", "segmenter", "image_size", "patch_size", "num_scans", "encoder_sha256")
 
 
-def segmentation_record(model: str | Path) -> dict[str, Any]:
+def segmentation_record(model: str | Path, configs: str | Path) -> dict[str, Any]:
     """Return the record of a model of ``train.yaml``.
 
+    Args:
+        model: its weights.
+        configs: folder of the configs, whose parts alone may be packed.
+
     Raises:
-        ValueError: if there is no such model, or it was trained by another config.
+        ValueError: if there is no such model, it was trained by another config, or it is not of this project's parts.
     """
     record = read_record(model)
+    record["settings"] = recorded_settings(model, record["settings"], configs)
     if record["config"] != "train" or record["task"] != "segmentation":
         raise ValueError(
             f"{model} was trained by {record['config']}.yaml for {record['task']}; what is packed is a segmentation "
@@ -64,7 +69,7 @@ def train_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     by_index = dict(enumerate(names, start=1))
     if kept["dataset_dir"].startswith(PHANTOM):
         codes = {_key(code): name for code, name in kept["classes"].items()}
-        kept["classes"] = f"${codes!r} if str(@dataset_dir).startswith({PHANTOM!r}) else {by_index!r}"
+        kept["classes"] = f"${_literal(codes)} if str(@dataset_dir).startswith({PHANTOM!r}) else {_literal(by_index)}"
     else:
         kept["classes"] = by_index
     dropped = ("recorded_encoder", "seed", "resamples", "batch_size")
@@ -100,6 +105,11 @@ def encoder_component(settings: Mapping[str, Any]) -> dict[str, Any]:
     spec = settings["recorded_encoder"]
     kept = ("network", "channel_argument", "arguments", "features")
     return {"_target_": "custom.networks.EncoderSpec", **{key: spec[key] for key in kept}}
+
+
+def _literal(names: Mapping[int | str, str]) -> str:
+    """Names as an expression writes them: a sign of references within a name stays a part of it."""
+    return repr(dict(names)).replace("@", r"\x40")
 
 
 def _key(code: str) -> int | str:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from custom.networks import Encoder, EncoderSpec, encoder_record, file_hash, load_encoder, save_encoder
+from custom.networks import Encoder, encoder_record, file_hash, load_encoder, save_encoder
 from custom.networks.key_maps import NoCounterpartError, to_nnunet, to_torchvision
+from custom.networks.weights import recorded_spec
 from custom.workflows.packing.checks import machine_paths
 from custom.workflows.publishing.card import model_card
 from custom.workflows.publishing.loading import is_nnunet, loading_code
@@ -108,7 +109,7 @@ class HubFolder:
             )
 
     def _fill(self, folder: Path, encoder: Encoder, record: dict[str, Any]) -> None:
-        spec = EncoderSpec(**record["encoder"])
+        spec = recorded_spec(self.file.with_suffix(".json"), record["encoder"])
         public = public_record(record, self.dataset)
         save_encoder(folder / "encoder.safetensors", encoder, spec, {**public, "encoder": spec.as_dict()})
         weights = encoder.plain_state_dict()

@@ -9,6 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from custom.components import component_file, component_names
 from custom.handlers.history import read_history
 
 # Neither the folders of scans and region maps nor anything that a later version may add.
@@ -45,7 +46,7 @@ def realised_ratios(encoder: Path, epochs: int | None) -> dict[str, float]:
 
 
 def strategy_settings(folder: str | Path, name: str | None) -> dict[str, Any]:
-    """Return what a file of ``bundle/configs/masking`` sets; empty if there is no such file."""
-    file = Path(folder) / f"{name}.yaml"
-    content = ConfigParser.load_config_file(str(file)) if file.is_file() else {}
+    """Return what a file of ``bundle/configs/masking`` sets; empty if there is no such file, above all for a path."""
+    is_known = name in component_names(folder)
+    content = ConfigParser.load_config_file(str(component_file(folder, name))) if is_known else {}
     return {key: value for key, value in content.items() if not key.startswith("_") and value is not None}
