@@ -6,12 +6,26 @@ from __future__ import annotations
 import functools
 from contextlib import AbstractContextManager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from custom.localizers.pictures import default_device
-from custom.localizers.pretrained import MissingWeightsError, PretrainedModel, find_weights, weights_digest
+from custom.localizers.pretrained import (
+    MissingWeightsError,
+    PretrainedModel,
+    find_weights,
+    how_to_get,
+    tokenizer_problem,
+    weights_digest,
+)
+
+# what libraries raise for files that are missing, cut off, or of another model
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, UnpicklingError, SafetensorError,
+)  # fmt: skip
 
 
 class Checkpoint:
@@ -47,6 +61,12 @@ class Checkpoint:
         name = folder.name if self.source and Path(self.source).expanduser().is_dir() else self.source
         return {"model": str(name or self.published.repo_id), "weights": weights_digest(folder)}
 
+    @property
+    def normalization(self) -> list[list[float]] | None:
+        """Mean and standard deviation that the folder's own processor takes away from colours; None: it does not."""
+        pictures = getattr(self.processor, "image_processor", self.processor)
+        return [list(pictures.image_mean), list(pictures.image_std)] if pictures.do_normalize else None
+
     def half_precision(self) -> AbstractContextManager[Any]:
         """Context in which a GPU multiplies in half precision; on a CPU it changes nothing."""
         enabled = self.device.type == "cuda" and self.half is not None
@@ -66,14 +86,18 @@ class Checkpoint:
         """Prepares pictures and text.
 
         Raises:
-            MissingWeightsError: see :attr:`folder`; also if files are missing from it.
+            MissingWeightsError: see :attr:`folder`; also if files are missing from it, the vocabulary included.
         """
         import transformers
 
         try:
-            return getattr(transformers, self.processor_class).from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            processor = getattr(transformers, self.processor_class).from_pretrained(self.folder, local_files_only=True)
+            problem = self._tokenizer_problem(processor) if hasattr(processor, "tokenizer") else ""
+        except _UNREADABLE as error:
             raise self._unusable(f"{type(error).__name__}: {error}") from error
+        if problem:
+            raise self._unusable(problem)
+        return processor
 
     @functools.cached_property
     def model(self) -> Any:
@@ -88,15 +112,25 @@ class Checkpoint:
             model, report = getattr(transformers, self.model_class).from_pretrained(
                 self.folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except _UNREADABLE as error:
             raise self._unusable(f"{type(error).__name__}: {error}") from error
         if report["missing_keys"]:  # transformers would go on with random numbers in their place
             missing = sorted(report["missing_keys"])
             raise self._unusable(f"{len(missing)} of its weights are missing, for example {missing[0]}")
         return model.eval().requires_grad_(False).to(self.device)
 
+    def _tokenizer_problem(self, processor: Any) -> str:
+        import transformers
+
+        config = getattr(transformers, self.model_class).config_class.from_pretrained(
+            self.folder, local_files_only=True
+        )
+        return tokenizer_problem(processor.tokenizer, config.get_text_config().vocab_size)
+
     def _unusable(self, reason: str) -> MissingWeightsError:
+        folder = str(self.folder) if self.source and Path(self.source).expanduser().is_dir() else "FOLDER"
         return MissingWeightsError(
             f"{self.folder} cannot be loaded as {self.model_class} ({reason}). Needed are the files "
-            f"{', '.join(self.published.files)} as published in https://huggingface.co/{self.published.repo_id}."
+            f"{', '.join(self.published.files)} as published in https://huggingface.co/{self.published.repo_id}. "
+            f"{how_to_get(self.published, folder)}"
         )

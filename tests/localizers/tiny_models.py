@@ -169,8 +169,8 @@ def tiny_sam3(folder: Path) -> Path:
     return save(folder, Sam3Model(config), Sam3Processor(pictures, clip_tokenizer(folder, 32)))
 
 
-def tiny_sam(folder: Path) -> Path:
-    """SAM (and MedSAM, which is the same) for 64 × 64 pixels in patches of 16."""
+def tiny_sam(folder: Path, **pictures: object) -> Path:
+    """SAM for 64 × 64 pixels in patches of 16; ``pictures`` are further settings of its picture processor."""
     from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
 
     torch.manual_seed(0)
@@ -195,14 +195,19 @@ def tiny_sam(folder: Path) -> Path:
             "iou_head_hidden_dim": WIDTH,
         },
     )
-    pictures = SamImageProcessor(
+    processor = SamImageProcessor(
         size={"longest_edge": 64},
         pad_size={"height": 64, "width": 64},
         mask_size={"longest_edge": 16},
         mask_pad_size={"height": 16, "width": 16},
-        **PLAIN,
+        **{**PLAIN, **pictures},
     )
-    return save(folder, SamModel(config), SamProcessor(pictures))
+    return save(folder, SamModel(config), SamProcessor(processor))
+
+
+def tiny_medsam(folder: Path) -> Path:
+    """MedSAM as it was released: SAM, whose processor leaves colours as they are."""
+    return tiny_sam(folder, do_normalize=False, image_mean=[0.0] * 3, image_std=[1.0] * 3)
 
 
 def tiny_sam2(folder: Path) -> Path:

@@ -56,7 +56,6 @@ class SamRefiner(PictureRefiner):
     )
     model_class: ClassVar[str] = "SamModel"
     processor_class: ClassVar[str] = "SamProcessor"
-    normalize: ClassVar[bool] = True  # subtract the colour statistics of the processor
 
     def __init__(
         self,
@@ -90,11 +89,12 @@ class SamRefiner(PictureRefiner):
         self.negative_points, self.weigh_by_iou = negative_points, weigh_by_iou
 
     def describe(self) -> dict[str, Any]:
-        """Return name, version, model, hash of its weights, and parameters."""
+        """Return name, version, model, hash of its weights, the colours that they are shown, and parameters."""
         return {
             "name": self.name,
             "version": self.version,
             **self.checkpoint.describe(),
+            "normalize": self.checkpoint.normalization,
             "prompts": self.prompts,
             "threshold": self.threshold,
             "max_components": self.max_components,
@@ -164,9 +164,8 @@ class SamRefiner(PictureRefiner):
     def _inputs(self, picture: Tensor, prompts: dict[str, np.ndarray]) -> Any:
         """Picture and prompts as the model takes them."""
         listed = {name: [values.tolist()] for name, values in prompts.items()}
-        inputs = self.checkpoint.processor(
-            images=[picture], do_rescale=False, do_normalize=self.normalize, return_tensors="pt", **listed
-        )
+        # whether colour statistics are subtracted, and which, is said by the folder of the weights
+        inputs = self.checkpoint.processor(images=[picture], do_rescale=False, return_tensors="pt", **listed)
         for name in ("input_boxes", "input_points"):
             if name in inputs:
                 inputs[name] = inputs[name].float()
@@ -199,12 +198,14 @@ class Sam2Refiner(SamRefiner):
 
 
 class MedSamRefiner(SamRefiner):
-    """Masks of MedSAM (``wanglab/medsam-vit-base``, Apache-2.0; Ma et al., Nature Communications 2024).
+    """Masks of MedSAM (``flaviagiammarino/medsam-vit-base``, Apache-2.0; Ma et al., Nature Communications 2024).
 
-    SAM's ViT-B taught anew on 1.5 million masks of medical images with boxes, and boxes only, as prompts. As in its
-    authors' own inference the picture is stretched to 1024 × 1024 and enters in [0, 1], without the colour statistics
-    that SAM subtracts. In training boxes reached up to 20 px of 1024 beyond the mask. 94 million parameters, 0.4 GB;
-    about 3 GB of memory. See :class:`SamRefiner`.
+    SAM's ViT-B, picture encoder included, taught anew on 1.09 million pairs of medical images and masks, with boxes,
+    and boxes only, as prompts: the release of July 2023. As in its authors' own inference the picture is stretched to
+    1024 × 1024 and enters in [0, 1]: its processor subtracts no colour statistics. ``source`` also takes the weights of
+    before that release (``wanglab/medsam-vit-base``: SAM's own encoder, a decoder taught anew), whose processor does.
+    In training boxes reached up to 20 px of 1024 beyond the mask. 94 million parameters, 0.4 GB; about 3 GB of memory.
+    See :class:`SamRefiner`.
 
     Args:
         source: see :class:`SamRefiner`.
@@ -219,14 +220,14 @@ class MedSamRefiner(SamRefiner):
     """
 
     name = "medsam"
+    version = 2
     published = PretrainedModel(
-        "wanglab/medsam-vit-base",
-        "de8488bca37bb1d4fb190f612c516126d739ce3b",
+        "flaviagiammarino/medsam-vit-base",
+        "a3cb4c518fc3ae8beaf1af0cd3a43867cfa28335",
         "Apache-2.0",
         375,
-        files=("*.json", "pytorch_model.bin"),  # there is no other format in the repository
+        files=("*.json", "pytorch_model.bin"),  # beside them the repository holds the weights for TensorFlow
     )
-    normalize = False
 
     def __init__(
         self,

@@ -5,21 +5,29 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from custom.localizers.pictures import PictureLocalizer, default_device
-from custom.localizers.pretrained import PretrainedModel, find_weights, weights_digest
+from custom.localizers.pretrained import (
+    MissingWeightsError,
+    PretrainedModel,
+    find_weights,
+    how_to_get,
+    weights_digest,
+)
 from custom.localizers.vision_language.bottleneck import InformationBottleneck
 from custom.localizers.vision_language.gradient import GradientSaliency
-from custom.localizers.vision_language.open_clip_model import OpenClipModel
+from custom.localizers.vision_language.open_clip_model import OpenClipModel, tokenizer_folder
 from custom.localizers.vision_language.scale import SCALES, evidence, stretch
 from custom.localizers.vision_language.towers import check_layer, features_of
+
+Read = TypeVar("Read")
 
 VERSION = 1  # raise it whenever the same weights and settings give other maps
 
@@ -81,7 +89,8 @@ class BiomedClipLocalizer(PictureLocalizer):
         self.scale, self.null_prompt = scale, null_prompt
         self.device = default_device(device)
         self._mixed = mixed_precision and self.device.type == "cuda"
-        self.folder = find_weights(BIOMEDCLIP, source, download)
+        self.folder, self.source = find_weights(BIOMEDCLIP, source, download), source
+        self._complete(tokenizer_folder)
         self._texts: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -150,9 +159,18 @@ class BiomedClipLocalizer(PictureLocalizer):
                 self._texts[prompt] = self._model.encode([prompt])[0]
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
+    def _complete(self, read: Callable[[Path], Read]) -> Read:
+        """Read from the folder; MissingWeightsError, with what to run, if it lacks something."""
+        try:
+            return read(self.folder)
+        except (OSError, ValueError) as error:
+            is_given = self.source is not None and Path(self.source).expanduser().is_dir()
+            advice = how_to_get(BIOMEDCLIP, str(self.folder) if is_given else "FOLDER")
+            raise MissingWeightsError(f"{error} {advice}") from error
+
     @functools.cached_property
     def _model(self) -> OpenClipModel:
-        model = OpenClipModel(self.folder, self.device)
+        model = self._complete(lambda folder: OpenClipModel(folder, self.device))
         check_layer(self.layer, model.tower)
         return model
 

@@ -32,7 +32,7 @@ class ClipSegLocalizer(PromptedLocalizer):
     name = "clipseg"
     version = 1
     published: ClassVar[PretrainedModel] = PretrainedModel(
-        "CIDAS/clipseg-rd64-refined", "999e0328d9e10b484360c477313983f9afdd7050", "Apache-2.0", 603
+        "CIDAS/clipseg-rd64-refined", "999e0328d9e10b484360c477313983f9afdd7050", "Apache-2.0", 603, reads_text=True
     )
     model_class = "CLIPSegForImageSegmentation"
     processor_class = "CLIPSegProcessor"
@@ -46,6 +46,7 @@ class ClipSegLocalizer(PromptedLocalizer):
         mixed_precision: bool = True,
     ) -> None:
         super().__init__(source, download, device, batch_size, mixed_precision)
+        self._texts: dict[str, Tensor] = {}
 
     def longest_prompt(self) -> int:
         """Tokens that the text encoder has positions for."""
@@ -54,10 +55,17 @@ class ClipSegLocalizer(PromptedLocalizer):
     def find(self, pixels: Tensor, texts: Sequence[str], size: tuple[int, int]) -> Tensor:
         """Encode pictures and texts once each, then decode every pair; see :class:`PromptedLocalizer`."""
         model = self.checkpoint.model
-        conditions = model.get_conditional_embeddings(batch_size=len(texts), **self.tokens(texts, padding=True))
         seen = model.clip.vision_model(
             pixel_values=pixels, interpolate_pos_encoding=True, output_hidden_states=True
         ).hidden_states
         activations = [seen[layer + 1] for layer in model.extract_layers]  # [0] is what enters the first layer
-        logits = [model.decoder(activations, condition.expand(len(pixels), -1)).logits for condition in conditions]
+        conditions = [self._read(text).expand(len(pixels), -1) for text in texts]
+        logits = [model.decoder(activations, condition).logits for condition in conditions]
         return resized(torch.stack(logits, dim=1).float().sigmoid(), size)
+
+    def _read(self, text: str) -> Tensor:
+        """What the decoder needs to know of a text, ``[1, D]``; each text is read once."""
+        if text not in self._texts:
+            model = self.checkpoint.model
+            self._texts[text] = model.get_conditional_embeddings(batch_size=1, **self.tokens([text]))
+        return self._texts[text]

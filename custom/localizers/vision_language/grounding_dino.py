@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from custom.localizers.pretrained import PretrainedModel
 from custom.localizers.vision_language.detections import corners
@@ -30,7 +31,11 @@ class GroundingDinoLocalizer(DetectorLocalizer):
     name = "grounding_dino"
     version = 1
     published: ClassVar[PretrainedModel] = PretrainedModel(
-        "IDEA-Research/grounding-dino-base", "12bdfa3120f3e7ec7b434d90674b3396eccf88eb", "Apache-2.0", 933
+        "IDEA-Research/grounding-dino-base",
+        "12bdfa3120f3e7ec7b434d90674b3396eccf88eb",
+        "Apache-2.0",
+        933,
+        reads_text=True,
     )
     usual_threshold = 0.25
     model_class = "GroundingDinoForObjectDetection"
@@ -45,8 +50,11 @@ class GroundingDinoLocalizer(DetectorLocalizer):
         return " ".join(prompt.lower().replace(".", " ").replace("?", " ").split()) + "."
 
     def find(self, pixels: Tensor, texts: Sequence[str], size: tuple[int, int]) -> Tensor:
-        """Detect prompt by prompt; see :class:`PromptedLocalizer`."""
-        return torch.stack([self._find_one(pixels, text, size) for text in texts], dim=1)
+        """Look at pictures once, then detect prompt by prompt; see :class:`PromptedLocalizer`."""
+        if len(texts) == 1:
+            return self._find_one(pixels, texts[0], size)[:, None]
+        with _seen_once(self.checkpoint.model.model, pixels):
+            return torch.stack([self._find_one(pixels, text, size) for text in texts], dim=1)
 
     def _find_one(self, pixels: Tensor, text: str, size: tuple[int, int]) -> Tensor:
         tokens = {name: values.expand(len(pixels), -1) for name, values in self.tokens([text]).items()}
@@ -55,3 +63,27 @@ class GroundingDinoLocalizer(DetectorLocalizer):
         boxes = corners(output.pred_boxes.float().cpu()) * torch.tensor([size[1], size[0], size[1], size[0]])
         maps = [self.painted(*each, size) for each in zip(boxes, scores, strict=True)]
         return torch.stack(maps)
+
+
+class _Seen(nn.Module):
+    """Answers in place of a backbone that has looked at the pictures already."""
+
+    def __init__(self, backbone: Any, pixels: Tensor) -> None:
+        super().__init__()
+        everywhere = torch.ones(len(pixels), *pixels.shape[-2:], dtype=torch.long, device=pixels.device)
+        self.found, self.positions = backbone(pixels, everywhere)
+        self.position_embedding = backbone.position_embedding
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[list[Any], list[Tensor]]:
+        return list(self.found), list(self.positions)  # the model appends to what it is given
+
+
+@contextmanager
+def _seen_once(model: Any, pixels: Tensor) -> Iterator[None]:
+    """Let a model look at pictures once, however often it is asked about them: its backbone sees no text."""
+    backbone = model.backbone
+    model.backbone = _Seen(backbone, pixels)
+    try:
+        yield
+    finally:
+        model.backbone = backbone

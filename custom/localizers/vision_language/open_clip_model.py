@@ -6,14 +6,17 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
+from custom.localizers.pretrained import has_vocabulary, tokenizer_problem
 from custom.localizers.vision_language.towers import TimmTower
 
 CONFIG = "open_clip_config.json"
@@ -30,11 +33,11 @@ class OpenClipModel:
     - ``logit_scale``: the factor from cosines to log-odds that the model was trained with.
 
     Args:
-        folder: with ``open_clip_config.json``, the weights and the tokenizer's files.
+        folder: with ``open_clip_config.json``, the weights and the tokenizer's files; see :func:`tokenizer_folder`.
         device: where the model goes.
 
     Raises:
-        ValueError: if a file is missing, or the towers are of other kinds.
+        ValueError: if a file is missing or cannot be read, or the towers are of other kinds.
     """
 
     def __init__(self, folder: str | Path, device: torch.device) -> None:
@@ -43,7 +46,8 @@ class OpenClipModel:
         model = _load(self.folder, config)
         self.tower = TimmTower(model.visual.to(device))
         self._text = model.text.to(device).eval().requires_grad_(False)
-        self._tokenizer, self._context = _tokenizer(self.folder), int(config["text_cfg"].get("context_length", 77))
+        self._tokenizer = _tokenizer(self.folder, self._text.vocab_size)
+        self._context = int(config["text_cfg"].get("context_length", 77))
         self.size = int(model.visual.image_size[0])
         self.logit_scale = float(model.logit_scale.detach().exp())
         preprocess = model.visual.preprocess_cfg
@@ -88,19 +92,58 @@ def _load(folder: Path, config: Mapping[str, Any]) -> Any:
             bert = Path(scratch)
             _bert_config(_shapes(folder), folder).save_pretrained(bert)
         text = {**config["text_cfg"], "hf_model_name": str(bert), "hf_model_pretrained": False}
-        return open_clip.create_model(f"local-dir:{folder}", text_cfg=text, require_pretrained=True, weights_only=True)
+        name = f"local-dir:{folder}"
+        return _readable(
+            folder, lambda: open_clip.create_model(name, text_cfg=text, require_pretrained=True, weights_only=True)
+        )
 
 
-def _tokenizer(folder: Path) -> Any:
-    import open_clip
+def tokenizer_folder(folder: Path) -> Path:
+    """Return where the tokenizer lies: beside the weights or, as open_clip itself leaves it, in the hub's local cache.
 
+    open_clip takes it from the repository that its config names ``hf_tokenizer_name``.
+
+    Raises:
+        ValueError: if it is in neither place.
+    """
+    from huggingface_hub import snapshot_download
+
+    if has_vocabulary(folder):
+        return folder
+    name = str(_read_config(folder)["text_cfg"].get("hf_tokenizer_name", ""))
     try:
-        return open_clip.get_tokenizer(f"local-dir:{folder}", local_files_only=True)
-    except (OSError, ValueError) as error:
+        found = Path(snapshot_download(name, local_files_only=True))
+    except Exception:  # the hub's client has a dozen types for "not there"
+        found = folder
+    if not has_vocabulary(found):
         raise ValueError(
-            f"{folder}: the tokenizer cannot be read ({type(error).__name__}); it needs tokenizer.json or vocab.txt, "
-            "and tokenizer_config.json, from the published folder."
-        ) from error
+            f"{folder}: the tokenizer cannot be read; it needs tokenizer.json or vocab.txt, and tokenizer_config.json, "
+            f"from the published folder (open_clip's own, {name!r}, is not in the hub's local cache either)."
+        )
+    return found
+
+
+def _readable(folder: Path, read: Callable[[], Any]) -> Any:
+    """What ``read`` returns; ValueError for weights that are cut off, or of another model."""
+    try:
+        return read()
+    except (RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{folder}: the weights cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def _tokenizer(folder: Path, words: int) -> Any:
+    from open_clip.tokenizer import HFTokenizer
+
+    text, where = _read_config(folder)["text_cfg"], tokenizer_folder(folder)
+    options = {"tokenizer_mode": text.get("tokenizer_mode"), **text.get("tokenizer_kwargs", {})}
+    try:
+        tokenizer = HFTokenizer(str(where), local_files_only=True, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where}: the tokenizer cannot be read ({type(error).__name__}: {error}).") from error
+    problem = tokenizer_problem(tokenizer.tokenizer, words)
+    if problem:
+        raise ValueError(f"{where}: {problem}.")
+    return tokenizer
 
 
 def _bert_config(shapes: Mapping[str, Sequence[int]], folder: Path) -> Any:
@@ -134,6 +177,10 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     file = _find_checkpoint_in_dir(folder)
     if file is None:
         raise ValueError(f"{folder} holds no weights that open_clip reads (*.safetensors, *.bin, *.pth).")
+    return _readable(folder, lambda: _shapes_in(file))
+
+
+def _shapes_in(file: str) -> dict[str, tuple[int, ...]]:
     if file.endswith(".safetensors"):
         from safetensors import safe_open
 

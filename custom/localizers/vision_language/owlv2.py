@@ -28,7 +28,11 @@ class Owlv2Localizer(DetectorLocalizer):
     name = "owlv2"
     version = 1
     published: ClassVar[PretrainedModel] = PretrainedModel(
-        "google/owlv2-base-patch16-ensemble", "cfd3195ba4ea9592eec887ded089f4c08eff231d", "Apache-2.0", 620
+        "google/owlv2-base-patch16-ensemble",
+        "cfd3195ba4ea9592eec887ded089f4c08eff231d",
+        "Apache-2.0",
+        620,
+        reads_text=True,
     )
     usual_threshold = 0.1
     model_class = "Owlv2ForObjectDetection"

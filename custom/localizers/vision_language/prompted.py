@@ -66,8 +66,14 @@ class PromptedLocalizer(PictureLocalizer):
         self.batch_size = batch_size
 
     def describe(self) -> dict[str, Any]:
-        """Return name, version, model, hash of its weights, and parameters."""
-        return {"name": self.name, "version": self.version, **self.checkpoint.describe(), **self.parameters()}
+        """Return name, version, model, hash of its weights, the colours that they are shown, and parameters."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            **self.checkpoint.describe(),
+            "normalize": self.checkpoint.normalization,
+            **self.parameters(),
+        }
 
     def parameters(self) -> dict[str, Any]:
         """Parameters that determine a map."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +15,10 @@ from custom.localizers.base import Refiner
 from custom.localizers.pretrained import MissingWeightsError
 from custom.localizers.refiners.sam import MedSamRefiner, Sam2Refiner, SamRefiner
 from tests.localizers.bright import overlap, scan_with_block
-from tests.localizers.tiny_models import tiny_sam, tiny_sam2
+from tests.localizers.tiny_models import tiny_medsam, tiny_sam, tiny_sam2
 
 pytest.importorskip("transformers")
-REFINERS = {"sam": (SamRefiner, tiny_sam), "sam2": (Sam2Refiner, tiny_sam2), "medsam": (MedSamRefiner, tiny_sam)}
+REFINERS = {"sam": (SamRefiner, tiny_sam), "sam2": (Sam2Refiner, tiny_sam2), "medsam": (MedSamRefiner, tiny_medsam)}
 BOXES_ONLY = [{}, {"weigh_by_iou": True}]
 WITH_POINTS = [*BOXES_ONLY, {"prompts": "point"}, {"prompts": "box_and_point", "negative_points": True}]
 
@@ -136,14 +137,29 @@ def test_boxes_go_to_the_model_and_masks_come_back_where_they_belong(made, wide)
     assert refiner.refine(scan, truth[None] * 0.6).max() == pytest.approx(0.5, abs=1e-4)
 
 
-def test_pictures_are_prepared_as_the_models_expect(made, generator):
-    refiner = made[0](source=made[1], device="cpu")
+@pytest.mark.parametrize("normalised", [True, False])
+def test_colours_are_those_that_the_folder_asks_for(made, generator, tmp_path, normalised):
+    """MedSAM's weights of before its release want SAM's colours, those of the release none: their processors say so."""
+    folder = shutil.copytree(made[1], tmp_path / "model")
+    recipe = json.loads((folder / "processor_config.json").read_text())
+    mean, std = [0.3, 0.4, 0.5], [0.2, 0.25, 0.3]
+    recipe["image_processor"] |= {"do_normalize": normalised, "image_mean": mean, "image_std": std}
+    (folder / "processor_config.json").write_text(json.dumps(recipe))
+    refiner = made[0](source=folder, device="cpu")
     refiner.checkpoint.model = StandIn()
     picture = torch.rand(1, 3, 64, 64, generator=generator)
     refiner.refine_pictures(picture, torch.ones(1, 1, 64, 64))
-    normalised = made[0] is not MedSamRefiner  # which was taught on values in [0, 1]
-    expected = (picture - 0.5) / 0.25 if normalised else picture
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (mean, std))
+    expected = (picture - mean) / std if normalised else picture
     torch.testing.assert_close(refiner.checkpoint.model.pixels, expected, atol=1e-5, rtol=0)
+    assert refiner.describe()["normalize"] == ([[0.3, 0.4, 0.5], [0.2, 0.25, 0.3]] if normalised else None)
+
+
+def test_medsam_is_the_release_that_its_recipe_belongs_to(tmp_path):
+    assert MedSamRefiner.published.repo_id == "flaviagiammarino/medsam-vit-base"
+    assert MedSamRefiner.version > 1  # maps of the weights that were pinned before are made anew
+    refiner = MedSamRefiner(source=tiny_medsam(tmp_path / "medsam"), device="cpu")
+    assert refiner.describe()["normalize"] is None
 
 
 @pytest.mark.parametrize("made", ["sam", "sam2"], indirect=True)

@@ -59,3 +59,13 @@ def test_what_is_found_lies_where_it_is(localizer, monkeypatch):
     )
     scan, truth = scan_with_block()
     assert overlap(localizer.localize(scan, ["lung"])[0], truth) > 0.85
+
+
+def test_a_phrase_is_read_once_whatever_the_number_of_pictures(localizer, generator):
+    seen = []
+    localizer.checkpoint.model.clip.text_model.register_forward_hook(lambda *_: seen.append(1))
+    localizer.batch_size = 1
+    pictures = torch.rand(2, 3, 40, 50, generator=generator)
+    localizer.localize_pictures(pictures, ["lung", "brain"])
+    localizer.localize_pictures(pictures, ["brain"])
+    assert len(seen) == 2

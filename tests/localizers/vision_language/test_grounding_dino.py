@@ -62,3 +62,15 @@ def test_a_box_lies_where_the_thing_is(localizer):
     maps = localizer.localize(scan, ["lung"])
     assert overlap(maps[0], truth) > 0.85
     assert maps.max() == pytest.approx(float(as_probability(torch.tensor(3.0).sigmoid(), 0.2)))  # not stretched
+
+
+def test_a_picture_is_looked_at_once_for_all_prompts(localizer, generator):
+    seen, backbone = [], localizer.checkpoint.model.model.backbone
+    backbone.register_forward_hook(lambda *_: seen.append(1))
+    pictures = torch.rand(2, 3, 50, 80, generator=generator)
+    prompts = ["lung", "brain", "tumor of the brain"]
+    together = localizer.localize_pictures(pictures, prompts)
+    assert len(seen) == 2  # one a batch
+    alone = torch.cat([localizer.localize_pictures(pictures, [prompt]) for prompt in prompts], dim=1)
+    assert torch.equal(together, alone)
+    assert localizer.checkpoint.model.model.backbone is backbone
