@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple
 from datasets.decoding import RawScan, read_scan
 from datasets.errors import ScanError
 from datasets.geometry import slice_axes
-from datasets.readers.dicom import CONVERT
+from datasets.readers.dicom import CONVERT, describing_tags
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 # axis across the slice dropped, one code does this for axial, coronal and sagittal slices.
 _SLICE_ORIENTATION = "LPI"
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts to grey
+_TAGS = {"modality": "Modality", "body_part": "BodyPartExamined"}  # key of a scan's meta -> DICOM's name of the tag
 _SKIP = "or leave the scan out (--skip_bad true)"
 _TRAINED = "A trained model takes the kind of scans that it learnt from."
 
@@ -36,7 +37,8 @@ class LoadScand(MapTransform):
     are turned as one looks at them: the patient's right, or front, at low x. Pictures (PNG, JPEG) are turned as their
     EXIF data says, x to the right and y down. ``meta["affine"]`` places the voxels (in-plane axes first for slices),
     ``meta["original_affine"]`` those of the file; `datasets.geometry.stored_to_memory` leads from these to the former.
-    Rules for the unusual:
+    ``meta["modality"]`` and ``meta["body_part"]`` are the DICOM tags Modality and BodyPartExamined, or empty. Rules for
+    the unusual:
 
     - 4D, vector and multi-frame files raise unless ``frame`` chooses one; axes of length 1 behind Z are dropped.
       Multi-frame DICOM is never a volume: ITK does not tell slices from times.
@@ -97,6 +99,7 @@ class LoadScand(MapTransform):
             stored = self._in_space(path, read_scan(path, uid), self._image_values)
             reference = stored if reference is None else reference
             result[key] = self._finish(path, stored, self.interpolation).float()
+            result[key].meta.update(_tags(path, uid))
         for key in self.label_keys:
             if key not in result and self.allow_missing_keys:
                 continue
@@ -194,6 +197,12 @@ class LoadScand(MapTransform):
             across = list(scan.shape[1:]).index(1)
             sizes.insert(across, float(scan.pixdim[across]))
         return cast(MetaTensor, Spacing(pixdim=sizes, mode=mode, padding_mode="border")(scan))
+
+
+def _tags(path: str, series_uid: str | None) -> dict[str, str]:
+    """What a DICOM scan says of itself; empty texts where it says nothing, and for other formats."""
+    found = describing_tags(path, series_uid)
+    return {key: found.get(name, "") for key, name in _TAGS.items()}
 
 
 def _full_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) -> tuple[float, ...] | None:

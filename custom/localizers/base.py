@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -66,6 +67,29 @@ class Refiner(Protocol):
             Maps ``[P, *spatial]``, float32 in [0, 1].
         """
         ...
+
+
+class PromptedRefiner(ABC):
+    """A :class:`Refiner` that looks at the scan, and so wants to know what was asked for: that decides its window."""
+
+    native_dims: tuple[int, ...]
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """See :class:`Refiner`."""
+
+    @abstractmethod
+    def refine(self, image: Tensor, probabilities: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """Refine maps.
+
+        Args:
+            image: scan ``[C, *spatial]``.
+            probabilities: coarse maps ``[P, *spatial]`` in [0, 1].
+            prompts: ``P`` phrases that they are of; empty: not known.
+
+        Returns:
+            Maps ``[P, *spatial]``, float32 in [0, 1].
+        """
 
 
 class UnknownPromptError(ValueError):

@@ -6,11 +6,9 @@ from __future__ import annotations
 import functools
 from contextlib import AbstractContextManager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from custom.localizers.pictures import default_device
 from custom.localizers.pretrained import (
@@ -21,11 +19,6 @@ from custom.localizers.pretrained import (
     tokenizer_problem,
     weights_digest,
 )
-
-# what libraries raise for files that are missing, cut off, or of another model
-_UNREADABLE = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, UnpicklingError, SafetensorError,
-)  # fmt: skip
 
 
 class Checkpoint:
@@ -93,7 +86,7 @@ class Checkpoint:
         try:
             processor = getattr(transformers, self.processor_class).from_pretrained(self.folder, local_files_only=True)
             problem = self._tokenizer_problem(processor) if hasattr(processor, "tokenizer") else ""
-        except _UNREADABLE as error:
+        except Exception as error:  # of a dozen types, for files that are missing, cut off, or of another model
             raise self._unusable(f"{type(error).__name__}: {error}") from error
         if problem:
             raise self._unusable(problem)
@@ -112,7 +105,7 @@ class Checkpoint:
             model, report = getattr(transformers, self.model_class).from_pretrained(
                 self.folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
-        except _UNREADABLE as error:
+        except Exception as error:  # of a dozen types, for files that are missing, cut off, or of another model
             raise self._unusable(f"{type(error).__name__}: {error}") from error
         if report["missing_keys"]:  # transformers would go on with random numbers in their place
             missing = sorted(report["missing_keys"])

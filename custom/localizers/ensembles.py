@@ -12,6 +12,8 @@ from torch import Tensor
 
 from custom.localizers.base import Localizer, UnknownPromptError
 from custom.localizers.fusion import check_fusion, fuse
+from custom.localizers.parts import shown_in
+from custom.localizers.windows import OWN
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ class PromptEnsemble:
         templates: phrases with ``{}`` in place of the prompt: ``"{}"``, ``"an MRI showing a {}"``.
         synonyms: prompt -> other words for it, each put into every template; letter case is ignored.
         combine: how the maps become one, see :func:`custom.localizers.fusion.fuse`.
+        window: that a model of pictures sees, see :class:`custom.localizers.volumes.Slicewise`.
 
     Raises:
         ValueError: if a template lacks ``{}``, or ``combine`` is unknown.
@@ -39,12 +42,13 @@ class PromptEnsemble:
         templates: Sequence[str] = (PLACE,),
         synonyms: Mapping[str, Sequence[str]] | None = None,
         combine: str = "mean",
+        window: Any = OWN,
     ) -> None:
         lacking = [template for template in templates if PLACE not in template]
         if lacking or not templates:
             raise ValueError(f"A template holds {PLACE} where the prompt belongs, received {lacking or templates!r}.")
         check_fusion(combine, None, 1)
-        self.localizer, self.templates, self.combine = localizer, list(templates), combine
+        self.localizer, self.templates, self.combine = shown_in(localizer, window), list(templates), combine
         self.synonyms = {_key(prompt): list(words) for prompt, words in (synonyms or {}).items()}
         self.native_dims = localizer.native_dims
         self._log = _Once()
@@ -95,6 +99,7 @@ class LocalizerEnsemble:
         localizers: the members.
         weights: one number a member; None: equal ones.
         combine: how the maps become one, see :func:`custom.localizers.fusion.fuse`.
+        window: that members which are models of pictures see, see :class:`custom.localizers.volumes.Slicewise`.
 
     Raises:
         ValueError: if there is no member, none of their dimensions is common to all, or weights or ``combine`` do not
@@ -102,10 +107,14 @@ class LocalizerEnsemble:
     """
 
     def __init__(
-        self, localizers: Sequence[Localizer], weights: Sequence[float] | None = None, combine: str = "mean"
+        self,
+        localizers: Sequence[Localizer],
+        weights: Sequence[float] | None = None,
+        combine: str = "mean",
+        window: Any = OWN,
     ) -> None:
         check_fusion(combine, weights, len(localizers))
-        self.localizers, self.combine = list(localizers), combine
+        self.localizers, self.combine = [shown_in(member, window) for member in localizers], combine
         self.weights = None if weights is None else [float(weight) for weight in weights]
         common = set.intersection(*(set(member.native_dims) for member in self.localizers))
         if not common:

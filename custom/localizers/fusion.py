@@ -34,20 +34,35 @@ def fuse(maps: Tensor, how: str = "mean", weights: Sequence[float] | None = None
         ValueError: if there is no map, ``how`` is none of the above, or the weights do not fit.
     """
     check_fusion(how, weights, len(maps))
+    fused = unfused(maps.shape[1:], how).to(maps.device)
+    for share, each in zip(_shares(weights, len(maps)), maps, strict=True):
+        fuse_into(fused, each.float(), how, share, len(maps))
+    return fused.clamp_(0, 1)
+
+
+def unfused(shape: Sequence[int], how: str) -> Tensor:
+    """Return what members are fused into: maps that leave the first one as it is."""
+    return torch.ones(tuple(shape)) if how in ("geometric", "product") else torch.zeros(tuple(shape))
+
+
+def fuse_into(fused: Tensor, values: Tensor, how: str, share: float, members: int) -> None:
+    """Fuse one more member into maps, or a part of them, in place; :func:`fuse` says how.
+
+    Args:
+        fused: what the members before were fused into; see :func:`unfused`.
+        values: of this member, in [0, 1], of the same shape.
+        how: see :func:`fuse`.
+        share: this member's weight; those of all members sum to 1.
+        members: how many there are.
+    """
     if how == "max":
-        return maps.float().amax(dim=0)
-    shares = _shares(weights, len(maps))
-    values = [each.float() for each in maps]
-    if how == "mean":
-        fused = sum((share * each for share, each in zip(shares, values, strict=True)), torch.zeros_like(values[0]))
+        torch.maximum(fused, values, out=fused)
+    elif how == "mean":
+        fused.add_(share * values)
     elif how == "vote":
-        votes = [(each >= VOTE_FROM).float() for each in values]
-        fused = sum((share * each for share, each in zip(shares, votes, strict=True)), torch.zeros_like(values[0]))
+        fused.add_(share * (values >= VOTE_FROM).float())
     else:
-        fused = torch.ones_like(values[0])
-        for share, each in zip(shares, values, strict=True):
-            fused = fused * each ** (share if how == "geometric" else share * len(values))
-    return fused.clamp(0, 1)
+        fused.mul_(values ** (share if how == "geometric" else share * members))
 
 
 def check_fusion(how: str, weights: Sequence[float] | None, members: int) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,23 +12,25 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from custom.localizers.base import spatial_values
-
-PERCENTILES = (0.5, 99.5)
+from custom.localizers.base import PromptedRefiner, spatial_values
+from custom.localizers.windows import PERCENTILES, Limits, PictureWindow
 
 
 class PictureLocalizer(ABC):
     """A localizer made from a model of RGB pictures.
 
     Subclasses look at batches of pictures; :class:`custom.localizers.volumes.Slicewise` hands them slices of volumes.
-    A scan's 0.5th and 99.5th percentile become black and white.
+
+    - ``window``: how grey values become those of pictures; unless a subclass sets another, a scan's 0.5th and 99.5th
+      percentile become black and white.
     """
 
     native_dims: tuple[int, ...] = (2,)
+    window: PictureWindow = PictureWindow()
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return everything that determines a map besides scan and prompt; see :class:`Localizer`."""
+        """Return everything that determines a map besides scan and prompt, the window too; see :class:`Localizer`."""
 
     @abstractmethod
     def localize_pictures(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -44,18 +46,23 @@ class PictureLocalizer(ABC):
 
     def localize(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
         """Find what each prompt names in a 2D scan; see :class:`custom.localizers.base.Localizer`."""
-        picture = as_picture(scaled(image, self.native_dims))
-        return from_picture(self.localize_pictures(picture[None], prompts)[0].float().cpu())
+
+        def look(values: Tensor, chosen: Sequence[int]) -> Tensor:
+            found = self.localize_pictures(as_picture(values)[None], [prompts[index] for index in chosen])
+            return from_picture(found[0].float().cpu())
+
+        return in_windows(self.window, image, self.native_dims, prompts, look)
 
 
-class PictureRefiner(ABC):
+class PictureRefiner(PromptedRefiner):
     """A refiner made from a model of RGB pictures; see :class:`PictureLocalizer`."""
 
     native_dims: tuple[int, ...] = (2,)
+    window: PictureWindow = PictureWindow()
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return everything that determines a refined map besides scan and coarse map."""
+        """Return everything that determines a refined map besides scan and coarse map, the window too."""
 
     @abstractmethod
     def refine_pictures(self, pictures: Tensor, probabilities: Tensor) -> Tensor:
@@ -69,19 +76,57 @@ class PictureRefiner(ABC):
             ``[N, P, H, W]``, float32 in [0, 1]; zero where ``probabilities`` is zero everywhere.
         """
 
-    def refine(self, image: Tensor, probabilities: Tensor) -> Tensor:
-        """Refine the maps of a 2D scan; see :class:`custom.localizers.base.Refiner`."""
-        picture = as_picture(scaled(image, self.native_dims))
-        maps = from_picture(probabilities.float())  # the transposition is its own inverse
-        return from_picture(self.refine_pictures(picture[None], maps[None])[0].float().cpu())
+    def refine(self, image: Tensor, probabilities: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """Refine the maps of a 2D scan; see :class:`custom.localizers.base.PromptedRefiner`."""
+
+        def look(values: Tensor, chosen: Sequence[int]) -> Tensor:
+            maps = from_picture(probabilities[list(chosen)].float())  # the transposition is its own inverse
+            return from_picture(self.refine_pictures(as_picture(values)[None], maps[None])[0].float().cpu())
+
+        return in_windows(self.window, image, self.native_dims, prompts or [""] * len(probabilities), look)
 
 
-def scaled(image: Tensor, native_dims: Sequence[int]) -> Tensor:
+def in_windows(
+    window: PictureWindow,
+    image: Tensor,
+    native_dims: Sequence[int],
+    prompts: Sequence[str],
+    look: Callable[[Tensor, Sequence[int]], Tensor],
+) -> Tensor:
+    """Look at a scan once in each window that its prompts call for.
+
+    Args:
+        window: which that is.
+        image: ``[C, *spatial]``.
+        native_dims: accepted numbers of spatial dimensions.
+        prompts: ``P`` phrases, one a map.
+        look: makes the maps ``[N, *spatial]`` of ``N`` prompts, given by their indices, of a scaled scan
+            ``[3, *spatial]``.
+
+    Returns:
+        ``[P, *spatial]``.
+
+    Raises:
+        ValueError: see :func:`scaled`.
+    """
+    spatial_values(image, native_dims)
+    limits = window.choose(image, prompts)
+    if len(set(limits)) <= 1:
+        return look(scaled(image, native_dims, limits[0] if limits else None), range(len(prompts)))
+    maps = torch.zeros(len(prompts), *image.shape[1:])
+    for each in dict.fromkeys(limits):
+        chosen = [index for index, own in enumerate(limits) if own == each]
+        maps[chosen] = look(scaled(image, native_dims, each), chosen)
+    return maps
+
+
+def scaled(image: Tensor, native_dims: Sequence[int], limits: Limits | None = None) -> Tensor:
     """Scale a scan for the eye.
 
     Args:
         image: ``[C, *spatial]``; three channels are taken for colour, other numbers are averaged.
         native_dims: accepted numbers of spatial dimensions.
+        limits: values that become black and white; None: the scan's 0.5th and 99.5th percentile.
 
     Returns:
         Plain float32 tensor ``[3, *spatial]`` in [0, 1]; zero if the scan is constant.
@@ -93,7 +138,7 @@ def scaled(image: Tensor, native_dims: Sequence[int]) -> Tensor:
     values = image.detach().float() if image.shape[0] == 3 else grey[None]
     values = values.as_tensor() if isinstance(values, MetaTensor) else values
     # numpy, because torch.quantile refuses volumes of more than 16 million voxels
-    low, high = np.percentile(values.cpu().numpy(), PERCENTILES)
+    low, high = np.percentile(values.cpu().numpy(), PERCENTILES) if limits is None else limits
     if high <= low:
         low, high = float(values.min()), float(values.max())
     unit = ((values - float(low)) / float(high - low)).clamp(0, 1) if high > low else torch.zeros_like(values)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from custom.localizers.base import Localizer, Refiner
+from custom.localizers.base import Localizer, PromptedRefiner, Refiner
 
 
 class RefinedLocalizer:
@@ -36,5 +36,6 @@ class RefinedLocalizer:
         """Localize, then refine; see :class:`custom.localizers.base.Localizer`."""
         maps = self.localizer.localize(image, prompts)
         for refiner in self.refiners:
-            maps = refiner.refine(image, maps)
+            asked = (prompts,) if isinstance(refiner, PromptedRefiner) else ()
+            maps = refiner.refine(image, maps, *asked)
         return maps

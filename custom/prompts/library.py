@@ -13,8 +13,10 @@ import yaml
 
 from custom.prompts.words import content_keys, side_of, tokens
 
-_SECTIONS = ("modality", "dicom", "body_parts")
-_ENTRIES = ("words", "near", "prompts", "targets")
+Window = tuple[float, float]
+
+_SECTIONS = ("modality", "dicom", "windows", "body_parts")
+_ENTRIES = ("words", "near", "prompts", "window", "targets", "windows")
 
 
 class PromptLibraryError(ValueError):
@@ -46,6 +48,8 @@ class BodyPart:
     - ``near``: names of parts that its scans may show as well.
     - ``prompts``: what to localize where the user names nothing.
     - ``targets``: what can be asked for -> other words for the same thing.
+    - ``window``: grey values from black to white that show the part; None where the modality's have no unit.
+    - ``windows``: target -> those that show it.
     """
 
     name: str
@@ -53,6 +57,8 @@ class BodyPart:
     near: tuple[str, ...]
     prompts: tuple[str, ...]
     targets: Mapping[str, tuple[str, ...]]
+    window: Window | None = None
+    windows: Mapping[str, Window] = field(default_factory=dict)
 
     def phrases(self) -> Iterator[str]:
         """Targets and their synonyms."""
@@ -67,11 +73,13 @@ class Modality:
 
     - ``name``: as in ``library:<name>/<body part>``.
     - ``codes``: values of the DICOM tag Modality.
+    - ``windows``: name of a window -> grey values that become black and white.
     """
 
     name: str
     codes: tuple[str, ...]
     body_parts: Mapping[str, BodyPart] = field(default_factory=dict)
+    windows: Mapping[str, Window] = field(default_factory=dict)
 
 
 class PromptLibrary:
@@ -222,10 +230,39 @@ def _modality(file: Path) -> Modality:
     parts = content.get("body_parts")
     if not isinstance(parts, Mapping) or not parts:
         raise PromptLibraryError(f"{file}: needs `body_parts`, a mapping of names to entries.")
-    return Modality(name, codes, {str(key): _body_part(str(key), entry, file) for key, entry in parts.items()})
+    windows = _windows(content.get("windows"), f"{file}: windows")
+    read = {str(key): _body_part(str(key), entry, file, windows) for key, entry in parts.items()}
+    return Modality(name, codes, read, windows)
 
 
-def _body_part(name: str, entry: Any, file: Path) -> BodyPart:
+def _windows(content: Any, where: str) -> dict[str, Window]:
+    """Named windows, each two numbers."""
+    if not isinstance(content, Mapping | None):
+        raise PromptLibraryError(f"{where}: must be a mapping of names to [black, white].")
+    found = {}
+    for name, limits in (content or {}).items():
+        is_pair = isinstance(limits, list) and len(limits) == 2
+        if not is_pair or not all(isinstance(each, int | float) for each in limits) or not limits[0] < limits[1]:
+            raise PromptLibraryError(f"{where}: {name!r} must be [black, white], two rising numbers; got {limits!r}.")
+        found[str(name)] = (float(limits[0]), float(limits[1]))
+    return found
+
+
+def _shown(entry: Mapping[str, Any], targets: Sequence[str], known: Mapping[str, Window], where: str) -> dict[str, Any]:
+    """The windows of a body part and its targets: its own, but for the targets listed under another."""
+    usual, others = entry.get("window"), entry.get("windows") or {}
+    _check_keys(others, list(known), f"{where}: windows")
+    listed = {target: name for name, each in others.items() for target in _texts(each, f"{where}: windows: {name}")}
+    wrong = [target for target in listed if target not in targets]
+    if wrong or usual not in (None, *known):
+        problem = f"windows: {wrong[0]!r} is none of its targets" if wrong else f"there is no window {usual!r}"
+        raise PromptLibraryError(f"{where}: {problem}; known: {', '.join(targets if wrong else known)}.")
+    chosen = {target: listed.get(target, usual) for target in targets}
+    windows = {target: known[name] for target, name in chosen.items() if name is not None}
+    return {"window": known.get(usual), "windows": windows}
+
+
+def _body_part(name: str, entry: Any, file: Path, windows: Mapping[str, Window]) -> BodyPart:
     where = f"{file}: body part {name!r}"
     _check_keys(entry, _ENTRIES, where)
     targets = entry.get("targets")
@@ -238,7 +275,8 @@ def _body_part(name: str, entry: Any, file: Path) -> BodyPart:
         problem = f"the prompt {missing[0]!r} is not among its targets" if missing else "needs `prompts`"
         raise PromptLibraryError(f"{where}: {problem}; targets: {', '.join(listed)}.")
     words = tuple(tuple(tokens(word)) for word in (name, *_texts(entry.get("words"), f"{where}: words")))
-    return BodyPart(name, words, _texts(entry.get("near"), f"{where}: near"), prompts, listed)
+    near = _texts(entry.get("near"), f"{where}: near")
+    return BodyPart(name, words, near, prompts, listed, **_shown(entry, list(listed), windows, where))
 
 
 def _check_keys(content: Any, known: Sequence[str], where: str) -> None:

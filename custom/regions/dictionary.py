@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from custom.keys import MIMKeys
+from custom.localizers.windows import noted
 from custom.regions.record import RegionRecord, digest
 from custom.regions.store import RegionStore, quantize
 from datasets.file_grid import FileGrid
@@ -118,8 +119,9 @@ class LocalizeRegiond(MapTransform):
         self, localizer: Localizer, image: Tensor, scan_id: str, records: Mapping[str, RegionRecord]
     ) -> dict[str, Tensor]:
         start = time.perf_counter()
+        scan, shown = noted(image)
         try:
-            found = localizer.localize(image, list(records))
+            found = localizer.localize(scan, list(records))
         except Exception as error:
             error.add_note(f"Raised while localizing in the scan {scan_id}.")
             raise
@@ -129,7 +131,8 @@ class LocalizeRegiond(MapTransform):
         for prompt, probability in zip(records, found, strict=True):
             maps[prompt] = quantize(_plain(probability)) / 255
             if self.store is not None:
-                record = _measured(records[prompt], maps[prompt], seconds)
+                how = shown.get(prompt, "; ".join(dict.fromkeys(shown.values())))  # of phrasings of the prompt
+                record = replace(_measured(records[prompt], maps[prompt], seconds), shown=how)
                 affine = image.affine if isinstance(image, MetaTensor) else None
                 self.store.save(scan_id, prompt, maps[prompt], record, affine, FileGrid.of(image))
         return maps

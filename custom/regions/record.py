@@ -50,6 +50,7 @@ class RegionRecord:
         score: the largest probability of the map; 0 = nothing found.
         seconds: time that the localizer took for this map.
         map_digest: hash of the 8-bit map.
+        shown: how models of pictures were shown the scan where they were to choose (``window: auto``), and why.
         software: versions of the libraries.
     """
 
@@ -62,6 +63,7 @@ class RegionRecord:
     score: float = 0.0
     seconds: float = 0.0
     map_digest: str = ""
+    shown: str = ""
     software: Mapping[str, str] = field(default_factory=software_versions)
 
     def matches(self, other: RegionRecord) -> bool:

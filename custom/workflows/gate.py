@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from custom.files import write_atomically
 from custom.gate import Answer, GateRecord, GateRules, PromptGate, ScanAnswers, judge, measure_prompt, region_similarity
 from custom.keys import MIMKeys
 from custom.localizers import BodyOnly, CentredDisc, Localizer, UnknownPromptError
+from custom.localizers.parts import altered, when_empty
+from custom.localizers.windows import asked_for
 from custom.metrics.localization import compare_with_truth, in_boxes
 from custom.prompts.phrasings import Phrasing
 from custom.visual.gate_figure import gate_figure
@@ -40,7 +44,9 @@ TOP_SHARE = 0.01  # of the voxels, whose mean probability is a scan's score
 class GateRun:
     """Measure, judge and write ``gate.json``, ``gate.csv`` (a line a phrase) and ``gate.png``.
 
-    No label is needed. A gate that is there already, made in the same way, is not made again.
+    No label is needed. A gate that is there already, made in the same way, is not made again. Where a prompt finds
+    nothing and the localizer names an option for that case (``when_empty``), the same is asked with it, and the reasons
+    of the verdict say what came of it.
 
     Args:
         localizer: what is looked at.
@@ -114,17 +120,45 @@ class GateRun:
         self._ask_for_all(first)
         others = self.elsewhere() if callable(self.elsewhere) else self.elsewhere
         answers = self._look()
-        elsewhere = [
-            # Not to know a prompt on scans of another modality is a right answer there.
-            {prompt: self._answers(scan[MIMKeys.IMAGE], [prompt], refusable=True)[0][0] for prompt in self.prompts}
-            for scan in self._read(others)
-        ]
-        gates = {prompt: self._judge(prompt, found, elsewhere) for prompt, found in self._by_prompt(answers).items()}
+        gates = self._tried_otherwise(self._gates(answers, others), first, others)
         record = GateRecord(
             self.localizer.describe(), self.dataset, len(answers), self.threshold, gates, self._all_settings()
         )
         self._write(record)
         return record
+
+    def _gates(
+        self, answers: Sequence[Mapping[str, ScanAnswers]], others: Sequence[Callable[[], Scan]]
+    ) -> dict[str, PromptGate]:
+        elsewhere = [
+            # Not to know a prompt on scans of another modality is a right answer there.
+            {prompt: self._answers(scan[MIMKeys.IMAGE], [prompt], refusable=True)[0][0] for prompt in self.prompts}
+            for scan in self._read(others)
+        ]
+        return {prompt: self._judge(prompt, found, elsewhere) for prompt, found in self._by_prompt(answers).items()}
+
+    def _tried_otherwise(
+        self, gates: dict[str, PromptGate], scan: Scan, others: Sequence[Callable[[], Scan]]
+    ) -> dict[str, PromptGate]:
+        """Where a prompt finds nothing, say what the option does that the localizer names for that case."""
+        remedy, empty = when_empty(self.localizer), [name for name, gate in gates.items() if not gate.measures["found"]]
+        if remedy is None or not empty:
+            return gates
+        trial = copy.copy(self)
+        trial.localizer, trial.prompts, trial._refused = altered(self.localizer, *remedy), empty, set()
+        trial.phrases = {prompt: self.phrases[prompt] for prompt in empty}
+        trial._asked = trial._affordable(scan)
+        tried = trial._gates(trial._look(), others) if trial._asked else {}
+        option = f"{{{remedy[0]}: {remedy[1]}}}"
+        advice = {
+            name: f"with {option} it finds something on {100 * gate.measures['found']:.0f} % of the scans: "
+            f"{gate.verdict} ({'; '.join(gate.reasons)})"
+            for name, gate in tried.items()
+        }
+        return {
+            name: replace(gate, reasons=[*gate.reasons, advice.get(name, f"try {option}")]) if name in empty else gate
+            for name, gate in gates.items()
+        }
 
     def _known(self) -> GateRecord | None:
         try:
@@ -203,7 +237,7 @@ class GateRun:
             yield scan
 
     def _scan(self, scan: Scan, prompt: str) -> ScanAnswers:
-        image, scan_id = scan[MIMKeys.IMAGE], str(scan.get(MIMKeys.SCAN_ID, ""))
+        image, scan_id = asked_for(scan[MIMKeys.IMAGE], prompt), str(scan.get(MIMKeys.SCAN_ID, ""))
         (own,), (target,) = self._answers(image, [prompt])
         texts = [phrase.text for phrase in self._asked[prompt]]
         compared: list[Answer] = []

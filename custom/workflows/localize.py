@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from custom.keys import MIMKeys
 from custom.localizers.base import UnknownPromptError
+from custom.localizers.parts import when_empty
 from custom.localizers.pretrained import MissingWeightsError
 from custom.regions import LocalizeRegiond
 from custom.workflows.commands import run_command
@@ -94,7 +95,7 @@ class RegionLocalization:
             name, message = self.report.skipped[0]
             raise ScanError(name, f"{message} (none of {len(self.items)} scans can be used)", "Correct the first one")
         summary = self.report.write()
-        _log(summary)
+        _log(summary, when_empty(self.localize.localizer))
         logger.info("Look at %s. %s", self.output_dir / "report.html", self.next_step)
         return summary
 
@@ -165,7 +166,7 @@ def pretrain_command(
     return f"Next: {run_command({**options, 'region_dir': region_dir})}"
 
 
-def _log(summary: Mapping[str, Any]) -> None:
+def _log(summary: Mapping[str, Any], remedy: tuple[str, Any] | None) -> None:
     for prompt, figures in summary["prompts"].items():
         logger.info(
             "%r: %d maps, mean coverage %.1f %%, nothing found in %d; %.2f seconds a scan.",
@@ -175,3 +176,6 @@ def _log(summary: Mapping[str, Any]) -> None:
             figures["empty"],
             summary["seconds_per_scan"],
         )
+        if figures["empty"] and remedy:
+            text = "%r: nothing found in %d of %d. If it is there to be seen, try the localizer with {%s: %s}."
+            logger.warning(text, prompt, figures["empty"], figures["maps"], *remedy)

@@ -242,3 +242,56 @@ def tiny_sam2(folder: Path) -> Path:
     )
     pictures = Sam2ImageProcessor(size={"height": 64, "width": 64}, mask_size={"height": 16, "width": 16}, **PLAIN)
     return save(folder, Sam2Model(config), Sam2Processor(pictures))
+
+
+def tiny_sam2_video(folder: Path) -> Path:
+    """SAM 2 for films of 64 × 64 pixels, with the processor's file of its makers."""
+    import transformers
+
+    config = transformers.Sam2VideoConfig(
+        vision_config=transformers.Sam2VisionConfig(
+            backbone_config=transformers.Sam2HieraDetConfig(
+                hidden_size=8,
+                num_attention_heads=1,
+                image_size=[64, 64],
+                blocks_per_stage=[1, 1, 2, 1],
+                embed_dim_per_stage=[8, 16, 24, 32],
+                num_attention_heads_per_stage=[1, 1, 1, 1],
+                window_positional_embedding_background_size=[4, 4],
+                window_size_per_stage=[4, 4, 4, 4],
+                global_attention_blocks=[3],
+            ),
+            backbone_channel_list=[32, 24, 16, 8],
+            backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+            fpn_hidden_size=128,
+        ),
+        prompt_encoder_config=transformers.Sam2VideoPromptEncoderConfig(
+            hidden_size=128, image_size=64, mask_input_channels=4
+        ),
+        mask_decoder_config=transformers.Sam2VideoMaskDecoderConfig(
+            hidden_size=128, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+        ),
+        image_size=64,
+        memory_attention_hidden_size=128,
+        memory_attention_num_layers=1,
+        memory_attention_feed_forward_hidden_size=32,
+        memory_attention_rope_feat_sizes=[4, 4],
+        memory_encoder_hidden_size=128,
+        memory_encoder_output_channels=64,
+        mask_downsampler_embed_dim=128,
+        memory_fuser_num_layers=1,
+        memory_fuser_embed_dim=128,
+        memory_fuser_intermediate_dim=32,
+    )
+    torch.manual_seed(0)
+    model = transformers.Sam2VideoModel(config)
+    torch.nn.init.constant_(model.mask_decoder.pred_obj_score_head.proj_out.bias, 1)  # the object is always there
+    model.save_pretrained(folder)
+    recipe = {
+        "image_processor_type": "Sam2ImageProcessorFast",
+        "processor_class": "Sam2VideoProcessor",
+        **{"do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+        "size": {"height": 64, "width": 64},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(recipe))
+    return folder

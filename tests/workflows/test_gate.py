@@ -16,6 +16,9 @@ from scipy import ndimage
 
 from custom.gate import DO_NOT_USE, USE, USE_WITH_CARE, GateRecord
 from custom.localizers import BodyOnly, CentredDisc, ConceptLocalizer, UnknownPromptError
+from custom.localizers.ensembles import PromptEnsemble
+from custom.localizers.pictures import PictureLocalizer
+from custom.localizers.windows import PictureWindow
 from custom.metrics.localization import in_boxes
 from custom.workflows.gate import GateRun
 from custom.workflows.gate_setup import gate_rules, in_values, other_loaders, phrases_of, scan_loaders
@@ -389,3 +392,67 @@ def test_rules_by_name():
     assert gate_rules({"least_found": 0.5, "usual_coverage": [0, 1]}).usual_coverage == (0, 1)
     with pytest.raises(ValueError, match="no rule 'leest'"):
         gate_rules({"leest": 1})
+
+
+class Evidence(Oracle):
+    """Finds nothing with one scale, and with the other a place that the words decide."""
+
+    scale = "evidence"
+
+    @property
+    def when_empty(self):
+        return ("scale", "minmax") if self.scale == "evidence" else None
+
+    def describe(self):
+        return {"name": "evidence", "scale": self.scale}
+
+    def localize(self, image, prompts):
+        named = [self.scale == "minmax" and any(word in prompt.lower() for word in self.words) for prompt in prompts]
+        return torch.stack([torch.eye(40) if name else torch.zeros(40, 40) for name in named])
+
+
+def run_gate(localizer, configs, output_dir, prompts=("brain tumor",)):
+    scans = [lambda: {"image": torch.rand(1, 40, 40), "scan_id": "a"}] * 2
+    phrases = phrases_of(prompts, configs / "prompts", 2)
+    return GateRun(localizer, prompts, phrases, scans, output_dir, elsewhere=elsewhere(2)).run().prompts
+
+
+@pytest.mark.parametrize("wrap", [lambda each: each, lambda each: PromptEnsemble(each)])
+def test_where_nothing_is_found_the_other_scale_is_tried(configs, tmp_path, wrap):
+    localizer = wrap(Evidence(SETS["brain_mri_cheng"][1]))
+    gate = run_gate(localizer, configs, tmp_path)["brain tumor"]
+    assert gate.verdict == DO_NOT_USE
+    assert gate.measures["found"] == 0
+    assert "with {scale: minmax} it finds something on 100 % of the scans: use" in gate.reasons[-1]
+    assert GateRecord.load(tmp_path).prompts["brain tumor"].reasons == gate.reasons
+    nothing = run_gate(wrap(Evidence(["no such word"])), configs, tmp_path / "nothing")["brain tumor"]
+    assert "with {scale: minmax} it finds something on 0 % of the scans: do not use" in nothing.reasons[-1]
+
+
+def test_phrases_are_compared_in_the_window_of_the_prompt(configs, tmp_path):
+    """What a foreign phrase changes is then the model's doing, not that of another picture."""
+    localizer = Bright()
+    scan = torch.full((1, 40, 40), -1000.0)
+    scan[:, 10:30, 10:30] = 40
+    scan[:, 15:20, 15:20] = 240
+    loaders = [lambda: {"image": scan, "scan_id": "a"}] * 2
+    phrases = phrases_of(["liver tumor"], configs / "prompts", 2)
+    GateRun(localizer, ["liver tumor"], phrases, loaders, tmp_path).run()
+    assert len({phrase.text for phrase in phrases["liver tumor"]}) > 5
+    assert localizer.seen == {(0.5, 1.0)}
+
+
+class Bright(PictureLocalizer):
+    """What is bright, for whatever phrase; remembers how body and spot of the scan looked."""
+
+    window = PictureWindow("auto")
+
+    def __init__(self):
+        self.seen = set()
+
+    def describe(self):
+        return {"name": "bright", **self.window.describe()}
+
+    def localize_pictures(self, pictures, prompts):
+        self.seen.add((float(pictures[0, 0, 12, 12]), float(pictures[0, 0, 17, 17])))
+        return (pictures[:, :1] > 0.7).float().repeat(1, len(prompts), 1, 1)

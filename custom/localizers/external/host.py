@@ -49,6 +49,7 @@ class ExternalLocalizer:
     """
 
     name = "external"
+    not_passed_on: tuple[str, ...] = ()  # starts of names of variables that would change maps, and stand in no record
     advice = "Check the option `python`: the interpreter of the environment that holds the worker's libraries."
 
     def __init__(
@@ -113,7 +114,8 @@ class ExternalLocalizer:
         if python is None:
             raise WorkerError(f"There is no program {asked} to run the worker of {self.name}.\n{self.advice}")
         hidden = _NOT_PASSED_ON if self.python is not None else ()
-        environment = {key: value for key, value in os.environ.items() if key not in hidden} | self.environment
+        passed = {key: value for key, value in os.environ.items() if key not in hidden}
+        environment = {key: passed[key] for key in passed if not key.startswith(self.not_passed_on)} | self.environment
         try:
             worker = Worker([python, str(SERVE), str(self.worker_file.resolve())], environment)
         except OSError as error:

@@ -50,14 +50,17 @@ class VoxTell(ExternalLocalizer):
             which its makers advise except for unusual spacings (very fine brain MRI: 1.5).
         start_minutes: that loading may take.
         scan_minutes: that one scan may take.
-        environment: further variables of the worker's process.
+        environment: further variables of the worker's process. Those of VoxTell itself (VOXTELL_MODEL chooses other
+            weights) are not passed on, and refused here: no record would tell of them.
 
     Raises:
+        ValueError: if ``environment`` holds one of VoxTell's.
         MissingWeightsError: if ``model_dir`` is given and holds no model.
         WorkerError: (by :meth:`localize`) see :class:`ExternalLocalizer`; the message says how to make the environment.
     """
 
     name = "voxtell"
+    not_passed_on = ("VOXTELL_",)
     advice = ADVICE
 
     def __init__(
@@ -73,6 +76,11 @@ class VoxTell(ExternalLocalizer):
         scan_minutes: float = 60,
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        own = [key for key in environment or () if key.startswith(self.not_passed_on)]
+        if own:
+            raise ValueError(
+                f"environment: {own[0]} would change the maps unrecorded; name the weights with model_dir."
+            )
         self.model_dir = _checked(model_dir)
         bank = _beside(self.model_dir) if embeddings is None else Path(embeddings).expanduser()
         encoder = Path(text_encoder).expanduser()

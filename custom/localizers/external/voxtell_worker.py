@@ -51,15 +51,25 @@ def _probabilities(predictor: Any, volume: np.ndarray, prompts: list[str]) -> np
     try:
         logits = predictor.predict_sliding_window_return_logits(data, embeddings)
     except RuntimeError as error:
-        if "out of memory" not in str(error).lower() or not predictor.perform_everything_on_device:
+        if not _is_out_of_memory(error) or not predictor.perform_everything_on_device:
             raise
         torch.cuda.empty_cache()
         predictor.perform_everything_on_device = False  # maps of large scans then gather in main memory
         logits = predictor.predict_sliding_window_return_logits(data, embeddings)
     maps = np.zeros((len(prompts), *shape), dtype=np.float32)
     inside = tuple(slice(int(low), int(high)) for low, high in box)  # preprocess cut away the empty border
-    maps[(slice(None), *inside)] = torch.sigmoid(logits.float()).cpu().numpy()
+    for whole, each in zip(maps, logits, strict=True):  # one by one, in main memory: together they would fill a GPU
+        whole[inside] = each.cpu().float().sigmoid().numpy()
     return maps.transpose(0, 3, 2, 1)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, also where a thread of VoxTell's hides it: "patch producer thread failed"."""
+    while error is not None:
+        if "out of memory" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _embedded(predictor: Any, prompts: list[str]) -> Any:

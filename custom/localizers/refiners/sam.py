@@ -16,6 +16,7 @@ from custom.localizers.checkpoint import Checkpoint
 from custom.localizers.pictures import PictureRefiner
 from custom.localizers.pretrained import PretrainedModel
 from custom.localizers.refiners.box_prompts import box_around, components, pad_points, peak, points_beside
+from custom.localizers.windows import AUTO, PictureWindow
 
 PROMPT_KINDS = ("box", "point", "box_and_point")
 
@@ -44,6 +45,8 @@ class SamRefiner(PictureRefiner):
         negative_points: also name points beside each component that do not belong to it.
         weigh_by_iou: multiply each mask by the quality that the model expects of it.
         mixed_precision: encode pictures in half precision on a GPU.
+        window: grey values of a scan that become black and white: ``(low, high)``; None: percentiles; ``auto``: see
+            :class:`~custom.localizers.windows.PictureWindow`.
 
     Raises:
         ValueError: if a parameter is out of range.
@@ -70,6 +73,7 @@ class SamRefiner(PictureRefiner):
         negative_points: bool = False,
         weigh_by_iou: bool = False,
         mixed_precision: bool = True,
+        window: Any = AUTO,
     ) -> None:
         if prompts not in PROMPT_KINDS:
             raise ValueError(f"prompts must be one of {', '.join(PROMPT_KINDS)}, received {prompts!r}.")
@@ -87,6 +91,7 @@ class SamRefiner(PictureRefiner):
         self.prompts, self.threshold, self.margin = prompts, threshold, margin
         self.max_components, self.min_size = max_components, min_size
         self.negative_points, self.weigh_by_iou = negative_points, weigh_by_iou
+        self.window = PictureWindow(window)
 
     def describe(self) -> dict[str, Any]:
         """Return name, version, model, hash of its weights, the colours that they are shown, and parameters."""
@@ -95,6 +100,7 @@ class SamRefiner(PictureRefiner):
             "version": self.version,
             **self.checkpoint.describe(),
             "normalize": self.checkpoint.normalization,
+            **self.window.describe(),
             "prompts": self.prompts,
             "threshold": self.threshold,
             "max_components": self.max_components,
@@ -217,6 +223,7 @@ class MedSamRefiner(SamRefiner):
         margin: likewise.
         weigh_by_iou: likewise.
         mixed_precision: likewise.
+        window: likewise.
     """
 
     name = "medsam"
@@ -240,6 +247,7 @@ class MedSamRefiner(SamRefiner):
         margin: float = 0.05,
         weigh_by_iou: bool = False,
         mixed_precision: bool = True,
+        window: Any = AUTO,
     ) -> None:
         super().__init__(
             source,
@@ -251,6 +259,7 @@ class MedSamRefiner(SamRefiner):
             margin=margin,
             weigh_by_iou=weigh_by_iou,
             mixed_precision=mixed_precision,
+            window=window,
         )
 
     def _inputs(self, picture: Tensor, prompts: dict[str, np.ndarray]) -> Any:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +25,11 @@ from custom.localizers.pretrained import (
 from custom.localizers.vision_language.bottleneck import InformationBottleneck
 from custom.localizers.vision_language.gradient import GradientSaliency
 from custom.localizers.vision_language.open_clip_model import OpenClipModel, tokenizer_folder
-from custom.localizers.vision_language.scale import SCALES, evidence, stretch
+from custom.localizers.vision_language.scale import SCALES, evidence, log_odds, stretch
 from custom.localizers.vision_language.towers import check_layer, features_of
+from custom.localizers.windows import AUTO, PictureWindow
+
+logger = logging.getLogger(__name__)
 
 Read = TypeVar("Read")
 
@@ -69,6 +73,8 @@ class BiomedClipLocalizer(PictureLocalizer):
         null_prompt: what the prompt is weighed against; it should fit every scan.
         device: None: the GPU if there is one.
         mixed_precision: matrix products in float16, on a GPU.
+        window: grey values of a scan that become black and white: ``(low, high)``; None: percentiles; ``auto``: see
+            :class:`~custom.localizers.windows.PictureWindow`.
 
     Raises:
         MissingWeightsError: if the weights are not there.
@@ -83,15 +89,22 @@ class BiomedClipLocalizer(PictureLocalizer):
         null_prompt: str,
         device: str | torch.device | None,
         mixed_precision: bool,
+        window: Any,
     ) -> None:
         if scale not in SCALES:
             raise ValueError(f"scale is one of {', '.join(SCALES)}, received {scale!r}.")
-        self.scale, self.null_prompt = scale, null_prompt
+        self.scale, self.null_prompt, self.window = scale, null_prompt, PictureWindow(window)
         self.device = default_device(device)
         self._mixed = mixed_precision and self.device.type == "cuda"
         self.folder, self.source = find_weights(BIOMEDCLIP, source, download), source
         self._complete(tokenizer_folder)
         self._texts: dict[str, Tensor] = {}
+        self._zeroed: set[str] = set()
+
+    @property
+    def when_empty(self) -> tuple[str, str] | None:
+        """Option and value to try where nothing is found: evidence rests on one null phrase and a black picture."""
+        return ("scale", "minmax") if self.scale == "evidence" else None
 
     @abstractmethod
     def saliency(self, tokens: Tensor, texts: Tensor, wanted: Tensor) -> Tensor:
@@ -119,6 +132,7 @@ class BiomedClipLocalizer(PictureLocalizer):
             "precision": "float16" if self._mixed else "float32",
             "scale": self.scale,
             **null,
+            **self.window.describe(),
         }
 
     def localize_pictures(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -135,17 +149,34 @@ class BiomedClipLocalizer(PictureLocalizer):
         squares, (top, left) = _squared(pictures)
         tokens, texts = self._tokens(squares), self._encode(prompts)
         minmax = self.scale == "minmax"
-        level = tokens.new_ones(len(tokens), len(texts)) if minmax else self._evidence(tokens, texts)
+        level = tokens.new_ones(len(tokens), len(texts)) if minmax else self._evidence(tokens, prompts)
         salient = self.saliency(tokens, texts, level > 0)[:, :, self._model.tower.extra :]
         whole = F.interpolate(salient.unflatten(2, self._model.tower.grid), size=squares.shape[2:], mode="bilinear")
         maps = whole[:, :, top : top + pictures.shape[2], left : left + pictures.shape[3]]
         return stretch(maps, 0 if minmax else self.floor(tokens)) * level[:, :, None, None]
 
-    def _evidence(self, tokens: Tensor, texts: Tensor) -> Tensor:
+    def _evidence(self, tokens: Tensor, prompts: Sequence[str]) -> Tensor:
         pictures, blank = (features_of(self._model.tower, each, self.layer) for each in (tokens, self._blank))
-        null = self._encode([self.null_prompt])
+        features = (pictures, blank, self._encode(prompts), self._encode([self.null_prompt]))
         with torch.autocast(self.device.type, enabled=False):  # it is small differences that count
-            return evidence(pictures, blank, texts, null, self._model.logit_scale)
+            level = evidence(*features, self._model.logit_scale)
+            odds = log_odds(*features, self._model.logit_scale)
+        for prompt, against in zip(prompts, odds.masked_fill(level > 0, torch.nan).T, strict=True):
+            self._log_zeros(prompt, against)
+        return level
+
+    def _log_zeros(self, prompt: str, odds: Tensor) -> None:
+        """Say once a phrase, then for debugging, why its maps are zero; ``odds`` ``[N]`` are NaN where they are not."""
+        zeros = odds[odds.isfinite()]
+        if not len(zeros) or prompt == self.null_prompt:
+            return
+        logger.log(
+            logging.DEBUG if prompt in self._zeroed else logging.WARNING,
+            "%r: the map is zero in %d of %d pictures, which speak for it no more than for %r (log-odds %.2f to %.2f). "
+            "If it is there to be seen, try {scale: minmax}, which maps every picture.",
+            prompt, len(zeros), len(odds), self.null_prompt, float(zeros.min()), float(zeros.max()),
+        )  # fmt: skip
+        self._zeroed.add(prompt)
 
     def _tokens(self, squares: Tensor) -> Tensor:
         with torch.no_grad():
@@ -202,6 +233,7 @@ class BiomedClipBottleneck(BiomedClipLocalizer):
         null_prompt: see :class:`BiomedClipLocalizer`.
         device: likewise.
         mixed_precision: likewise.
+        window: likewise.
     """
 
     def __init__(
@@ -220,8 +252,9 @@ class BiomedClipBottleneck(BiomedClipLocalizer):
         null_prompt: str = "medical image",
         device: str | torch.device | None = None,
         mixed_precision: bool = True,
+        window: Any = AUTO,
     ) -> None:
-        super().__init__(source, download, scale, null_prompt, device, mixed_precision)
+        super().__init__(source, download, scale, null_prompt, device, mixed_precision, window)
         if floor < 0:
             raise ValueError(f"floor must not be negative, received {floor}.")
         self.bottleneck = InformationBottleneck(beta, layer, steps, draws, lr, seed, batch_size)
@@ -261,6 +294,7 @@ class BiomedClipGradient(BiomedClipLocalizer):
         null_prompt: likewise.
         device: likewise.
         mixed_precision: likewise.
+        window: likewise.
     """
 
     def __init__(
@@ -273,8 +307,9 @@ class BiomedClipGradient(BiomedClipLocalizer):
         null_prompt: str = "medical image",
         device: str | torch.device | None = None,
         mixed_precision: bool = True,
+        window: Any = AUTO,
     ) -> None:
-        super().__init__(source, download, scale, null_prompt, device, mixed_precision)
+        super().__init__(source, download, scale, null_prompt, device, mixed_precision, window)
         self.gradient = GradientSaliency(layer, batch_size)
 
     @property

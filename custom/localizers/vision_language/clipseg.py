@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from custom.localizers.pretrained import PretrainedModel
 from custom.localizers.vision_language.prompted import PromptedLocalizer, resized
+from custom.localizers.windows import AUTO
 
 
 class ClipSegLocalizer(PromptedLocalizer):
@@ -27,6 +28,7 @@ class ClipSegLocalizer(PromptedLocalizer):
         device: likewise.
         batch_size: likewise.
         mixed_precision: likewise.
+        window: likewise.
     """
 
     name = "clipseg"
@@ -44,8 +46,9 @@ class ClipSegLocalizer(PromptedLocalizer):
         device: str | torch.device | None = None,
         batch_size: int = 8,
         mixed_precision: bool = True,
+        window: Any = AUTO,
     ) -> None:
-        super().__init__(source, download, device, batch_size, mixed_precision)
+        super().__init__(source, download, device, batch_size, mixed_precision, window)
         self._texts: dict[str, Tensor] = {}
 
     def longest_prompt(self) -> int:

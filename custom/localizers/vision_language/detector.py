@@ -11,6 +11,7 @@ from torch import Tensor
 
 from custom.localizers.vision_language.detections import check_shares, paint
 from custom.localizers.vision_language.prompted import PromptedLocalizer
+from custom.localizers.windows import AUTO
 
 
 class DetectorLocalizer(PromptedLocalizer):
@@ -25,6 +26,7 @@ class DetectorLocalizer(PromptedLocalizer):
         max_area: boxes that cover a larger share of the picture are dropped, in [0, 1].
         batch_size: see :class:`PromptedLocalizer`.
         mixed_precision: likewise.
+        window: likewise.
 
     Raises:
         ValueError: if a parameter is out of range.
@@ -41,8 +43,9 @@ class DetectorLocalizer(PromptedLocalizer):
         max_area: float = 1.0,
         batch_size: int = 1,
         mixed_precision: bool = True,
+        window: Any = AUTO,
     ) -> None:
-        super().__init__(source, download, device, batch_size, mixed_precision)
+        super().__init__(source, download, device, batch_size, mixed_precision, window)
         self.threshold = self.usual_threshold if threshold is None else threshold
         self.max_area = max_area
         check_shares(threshold=self.threshold, max_area=max_area)

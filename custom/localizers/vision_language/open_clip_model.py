@@ -8,12 +8,10 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
 from custom.localizers.pretrained import has_vocabulary, tokenizer_problem
@@ -124,11 +122,11 @@ def tokenizer_folder(folder: Path) -> Path:
 
 
 def _readable(folder: Path, read: Callable[[], Any]) -> Any:
-    """What ``read`` returns; ValueError for weights that are cut off, or of another model."""
+    """What ``read`` returns; ValueError for files that are cut off, or of another model."""
     try:
         return read()
-    except (RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-        raise ValueError(f"{folder}: the weights cannot be read ({type(error).__name__}: {error}).") from error
+    except Exception as error:  # libraries raise a dozen types
+        raise ValueError(f"{folder}: it cannot be read ({type(error).__name__}: {error}).") from error
 
 
 def _tokenizer(folder: Path, words: int) -> Any:
@@ -136,10 +134,7 @@ def _tokenizer(folder: Path, words: int) -> Any:
 
     text, where = _read_config(folder)["text_cfg"], tokenizer_folder(folder)
     options = {"tokenizer_mode": text.get("tokenizer_mode"), **text.get("tokenizer_kwargs", {})}
-    try:
-        tokenizer = HFTokenizer(str(where), local_files_only=True, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{where}: the tokenizer cannot be read ({type(error).__name__}: {error}).") from error
+    tokenizer = _readable(where, lambda: HFTokenizer(str(where), local_files_only=True, **options))
     problem = tokenizer_problem(tokenizer.tokenizer, words)
     if problem:
         raise ValueError(f"{where}: {problem}.")

@@ -16,6 +16,7 @@ from custom.localizers.base import UnknownPromptError
 from custom.localizers.checkpoint import Checkpoint
 from custom.localizers.pictures import PictureLocalizer
 from custom.localizers.pretrained import PretrainedModel
+from custom.localizers.windows import AUTO, PictureWindow
 
 
 class UnreadablePromptError(UnknownPromptError):
@@ -37,9 +38,11 @@ class PromptedLocalizer(PictureLocalizer):
         device: None: the GPU if there is one.
         batch_size: pictures that go through the model at once.
         mixed_precision: multiply in half precision on a GPU.
+        window: grey values of a scan that become black and white: ``(low, high)``; None: percentiles; ``auto``: see
+            :class:`~custom.localizers.windows.PictureWindow`.
 
     Raises:
-        ValueError: if ``batch_size`` is not positive.
+        ValueError: if ``batch_size`` is not positive, or ``window`` is none of these.
     """
 
     name: ClassVar[str]
@@ -56,6 +59,7 @@ class PromptedLocalizer(PictureLocalizer):
         device: str | torch.device | None = None,
         batch_size: int = 1,
         mixed_precision: bool = True,
+        window: Any = AUTO,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, received {batch_size}.")
@@ -63,7 +67,7 @@ class PromptedLocalizer(PictureLocalizer):
         self.checkpoint = Checkpoint(
             self.published, self.model_class, self.processor_class, source, download, device, half
         )
-        self.batch_size = batch_size
+        self.batch_size, self.window = batch_size, PictureWindow(window)
 
     def describe(self) -> dict[str, Any]:
         """Return name, version, model, hash of its weights, the colours that they are shown, and parameters."""
@@ -72,6 +76,7 @@ class PromptedLocalizer(PictureLocalizer):
             "version": self.version,
             **self.checkpoint.describe(),
             "normalize": self.checkpoint.normalization,
+            **self.window.describe(),
             **self.parameters(),
         }
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from custom.localizers.pretrained import PretrainedModel
 from custom.localizers.vision_language.detections import as_probability, check_shares
 from custom.localizers.vision_language.prompted import PromptedLocalizer, resized
+from custom.localizers.windows import AUTO
 
 
 class Sam3Localizer(PromptedLocalizer):
@@ -34,6 +35,7 @@ class Sam3Localizer(PromptedLocalizer):
             :func:`~custom.localizers.vision_language.detections.as_probability`.
         batch_size: see :class:`PromptedLocalizer`.
         mixed_precision: likewise.
+        window: likewise.
 
     Raises:
         ValueError: if a parameter is out of range.
@@ -56,8 +58,9 @@ class Sam3Localizer(PromptedLocalizer):
         threshold: float = 0.3,
         batch_size: int = 1,
         mixed_precision: bool = True,
+        window: Any = AUTO,
     ) -> None:
-        super().__init__(source, download, device, batch_size, mixed_precision)
+        super().__init__(source, download, device, batch_size, mixed_precision, window)
         check_shares(threshold=threshold)
         self.threshold = threshold
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}

@@ -10,8 +10,8 @@ from torch import Tensor
 SCALES = ("evidence", "minmax")
 
 
-def evidence(pictures: Tensor, blank: Tensor, texts: Tensor, null: Tensor, logit_scale: float) -> Tensor:
-    """How much a picture speaks for each text, in the model's own unit.
+def log_odds(pictures: Tensor, blank: Tensor, texts: Tensor, null: Tensor, logit_scale: float) -> Tensor:
+    """By how much a picture speaks for each text, in the model's own unit.
 
     A contrastive model is trained so that ``logit_scale * cosine`` is the logarithm of how much likelier picture and
     text are together than apart, up to a constant (van den Oord et al., 2018, section 2.3). The constant, and what
@@ -19,9 +19,7 @@ def evidence(pictures: Tensor, blank: Tensor, texts: Tensor, null: Tensor, logit
 
     ``L = s(picture, text) - s(blank, text) - s(picture, null) + s(blank, null)``, ``s = logit_scale * cosine``:
 
-    by how much the picture, rather than a blank one, raises the log-odds of the text against a null text. The evidence
-    is ``max(0, tanh(L / 2))``, which is ``2 p - 1`` for the probability ``p`` that belongs to ``L``: 0 for a blank
-    picture, for the null text, and for every text that the picture speaks against.
+    by how much the picture, rather than a blank one, raises the log-odds of the text against a null text.
 
     Args:
         pictures: features ``[N, D]``.
@@ -31,11 +29,21 @@ def evidence(pictures: Tensor, blank: Tensor, texts: Tensor, null: Tensor, logit
         logit_scale: the model's.
 
     Returns:
-        ``[N, P]`` in [0, 1).
+        ``[N, P]``.
     """
     pictures, blank, texts, null = (F.normalize(each.float(), dim=-1) for each in (pictures, blank, texts, null))
-    odds = logit_scale * (pictures - blank) @ (texts - null).T
-    return (odds / 2).tanh().clamp(min=0)
+    return logit_scale * (pictures - blank) @ (texts - null).T
+
+
+def evidence(pictures: Tensor, blank: Tensor, texts: Tensor, null: Tensor, logit_scale: float) -> Tensor:
+    """How much a picture speaks for each text, in [0, 1).
+
+    ``max(0, tanh(L / 2))``, which is ``2 p - 1`` for the probability ``p`` that belongs to the :func:`log_odds` ``L``:
+    0 for a blank picture, for the null text, and for every text that the picture speaks against.
+
+    For arguments and result see :func:`log_odds`.
+    """
+    return (log_odds(pictures, blank, texts, null, logit_scale) / 2).tanh().clamp(min=0)
 
 
 def stretch(maps: Tensor, floor: float = 0.0) -> Tensor:

@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from custom.localizers.pictures import PictureRefiner, scaled
-from custom.localizers.volumes.slices import AXES, SliceView, plain, voxel_sizes
+from custom.localizers.base import PromptedRefiner
+from custom.localizers.parts import shown_in
+from custom.localizers.pictures import PictureRefiner, in_windows
+from custom.localizers.volumes.slices import AXES, SliceView, chosen_maps, plain, voxel_sizes
+from custom.localizers.windows import OWN
 
 _REACH = 0.02  # of the picture's longer side: how far from the carried mask the coarse map still counts
 
@@ -65,7 +68,7 @@ class Seed:
     coarse: Tensor
 
 
-class Propagation:
+class Propagation(PromptedRefiner):
     """Refines the maps of a volume with a refiner of pictures, following each region from slice to slice.
 
     For each prompt, the coarse map's connected regions are found, the strong ones kept (:class:`Rules`), and each is
@@ -78,6 +81,8 @@ class Propagation:
         refiner: outlines what a map points at (the SAM family).
         axis: that is cut across; 2 (axial) suits most scans.
         batch_size: regions that the refiner sees at once.
+        window: grey values that the refiner sees as black and white: ``[low, high]``; None: percentiles; ``auto``: see
+            :class:`~custom.localizers.windows.PictureWindow`; ``own``: as the refiner has it.
         rules: the fields of :class:`Rules`.
 
     Raises:
@@ -86,8 +91,11 @@ class Propagation:
 
     native_dims: tuple[int, ...] = (2, 3)
 
-    def __init__(self, refiner: PictureRefiner, axis: int = 2, batch_size: int = 8, **rules: Any) -> None:
-        self.refiner, self.axis, self.batch_size, self.rules = refiner, checked_axis(axis), batch_size, Rules(**rules)
+    def __init__(
+        self, refiner: PictureRefiner, axis: int = 2, batch_size: int = 8, window: Any = OWN, **rules: Any
+    ) -> None:
+        self.refiner, self.axis, self.batch_size = shown_in(refiner, window), checked_axis(axis), batch_size
+        self.rules = Rules(**rules)
 
     def describe(self) -> dict[str, Any]:
         """Return the refiner's description, the axis and the rules."""
@@ -96,15 +104,24 @@ class Propagation:
             "version": 1,
             "refiner": self.refiner.describe(),
             "axis": self.axis,
+            **self.refiner.window.describe(),
             **asdict(self.rules),
         }
 
-    def refine(self, image: Tensor, probabilities: Tensor) -> Tensor:
-        """Refine maps; see :class:`custom.localizers.base.Refiner`."""
+    def refine(self, image: Tensor, probabilities: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """Refine maps; see :class:`custom.localizers.base.PromptedRefiner`."""
         if image.ndim == 3:
-            return self.refiner.refine(image, probabilities)
-        volume, coarse = scaled(image, (3,)), plain(probabilities).detach().float().cpu()
-        view = SliceView(self.axis, volume.shape[1:], voxel_sizes(image))
+            return self.refiner.refine(image, probabilities, prompts)
+        maps = plain(probabilities).detach().float().cpu()
+        view = SliceView(self.axis, image.shape[1:], voxel_sizes(image))
+
+        def refine(volume: Tensor, chosen: Sequence[int]) -> Tensor:
+            return self._followed(volume, view, chosen_maps(maps, chosen))
+
+        return in_windows(self.refiner.window, image, (3,), prompts or [""] * len(maps), refine)
+
+    def _followed(self, volume: Tensor, view: SliceView, coarse: Tensor) -> Tensor:
+        """Refine the maps of a scaled volume."""
         seeds = find_seeds(coarse, view, self.rules)
         pictures = [(seed.index, seed.coarse) for seed in seeds]
         starts = zip(seeds, self._refined(volume, view, pictures), strict=True)

@@ -3,32 +3,38 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from custom.localizers.base import spatial_values
-from custom.localizers.pictures import default_device, scaled
-from custom.localizers.pretrained import PretrainedModel, find_weights, weights_digest
+from custom.localizers.base import PromptedRefiner, spatial_values
+from custom.localizers.checkpoint import Checkpoint
+from custom.localizers.pictures import in_windows
+from custom.localizers.pretrained import PretrainedModel
 from custom.localizers.volumes.propagation import Rules, Seed, Walk, checked_axis, find_seeds, gather
-from custom.localizers.volumes.slices import SliceView, plain, voxel_sizes
+from custom.localizers.volumes.slices import SliceView, chosen_maps, plain, voxel_sizes
+from custom.localizers.windows import AUTO, PictureWindow
 
-if TYPE_CHECKING:
-    from transformers import Sam2VideoModel
+logger = logging.getLogger(__name__)
 
 SAM2_VIDEO = PretrainedModel(  # the same files as those of custom.localizers.refiners.sam
     "facebook/sam2.1-hiera-base-plus", "b7320756a13354e7530a63935656d35b2f91a290", "Apache-2.0", 324
 )
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Colours = list[list[float]] | None  # mean and standard deviation, or none that are taken away
+PUBLISHED_COLOURS: Colours = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 PROMPTS = ("box", "mask")
 _BOX_CORNERS = (2, 3)  # SAM 2's labels for the two corners of a box
 
 
-class Sam2Propagation:
+class Sam2Propagation(PromptedRefiner):
     """Refines the maps of a volume with SAM 2's memory (Ravi et al., arXiv 2408.00714).
 
     Each region of the coarse map is prompted in the slice that holds most of its evidence; SAM 2 follows it in both
@@ -44,6 +50,8 @@ class Sam2Propagation:
         prompt: ``box`` around the region in its first slice, outlined anew there; or ``mask``: the region itself, cut
             at ``threshold``, is taken for granted.
         device: None: the GPU if there is one.
+        window: grey values of a scan that become black and white: ``(low, high)``; None: percentiles; ``auto``: see
+            :class:`~custom.localizers.windows.PictureWindow`.
         rules: the fields of :class:`custom.localizers.volumes.propagation.Rules`.
 
     Raises:
@@ -60,38 +68,56 @@ class Sam2Propagation:
         axis: int = 2,
         prompt: str = "box",
         device: str | None = None,
+        window: Any = AUTO,
         **rules: Any,
     ) -> None:
         if prompt not in PROMPTS:
             raise ValueError(f"prompt is one of {', '.join(PROMPTS)}, received {prompt!r}.")
         self.axis, self.prompt, self.rules = checked_axis(axis), prompt, Rules(**rules)
-        self.folder, self.device = find_weights(SAM2_VIDEO, source, download), default_device(device)
-        self._model: Sam2VideoModel | None = None
+        self.window = PictureWindow(window)
+        self.checkpoint = Checkpoint(SAM2_VIDEO, "Sam2VideoModel", "Sam2ImageProcessor", source, download, device)
+        _ = self.checkpoint.folder  # raises if it is not there
 
     def describe(self) -> dict[str, Any]:
-        """Return the hash of the weights, the prompt's form, the axis and the rules."""
+        """Return the hash of the weights, the colours that they are shown, the prompt's form, axis and rules."""
         return {
             "name": "sam2_propagation",
             "version": 1,
-            "weights": weights_digest(self.folder),
+            "weights": self.checkpoint.describe()["weights"],
+            "normalize": self._colours,
             "prompt": self.prompt,
             "axis": self.axis,
+            **self.window.describe(),
             **asdict(self.rules),
         }
 
-    def refine(self, image: Tensor, probabilities: Tensor) -> Tensor:
-        """Refine maps; see :class:`custom.localizers.base.Refiner`."""
+    def refine(self, image: Tensor, probabilities: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """Refine maps; see :class:`custom.localizers.base.PromptedRefiner`."""
         spatial_values(image, self.native_dims)
-        coarse = plain(probabilities).detach().float().cpu()
-        volume, view = scaled(image, self.native_dims), SliceView(self.axis, image.shape[1:], voxel_sizes(image))
-        walks: list[Walk] = []
-        for seed in find_seeds(coarse, view, self.rules):
-            walks += self._follow(seed, volume, coarse, view)
-        return gather(walks, coarse, view)
+        maps, view = (
+            plain(probabilities).detach().float().cpu(),
+            SliceView(self.axis, image.shape[1:], voxel_sizes(image)),
+        )
+
+        def refine(volume: Tensor, chosen: Sequence[int]) -> Tensor:
+            coarse = chosen_maps(maps, chosen)
+            seeds = find_seeds(coarse, view, self.rules)
+            return gather([walk for seed in seeds for walk in self._follow(seed, volume, coarse, view)], coarse, view)
+
+        return in_windows(self.window, image, self.native_dims, prompts or [""] * len(maps), refine)
+
+    @functools.cached_property
+    def _colours(self) -> Colours:
+        """What the folder's own processor takes away from colours."""
+        if any((self.checkpoint.folder / name).is_file() for name in PROCESSORS):
+            return self.checkpoint.normalization
+        text = "%s holds no %s: pictures get the colours of the published SAM 2."
+        logger.warning(text, self.checkpoint.folder, " or ".join(PROCESSORS))
+        return PUBLISHED_COLOURS
 
     @torch.inference_mode()
     def _follow(self, seed: Seed, volume: Tensor, coarse: Tensor, view: SliceView) -> list[Walk]:
-        film = _Film(self._loaded(), self.device, volume, view)
+        film = _Film(self.checkpoint, self._colours, volume, view)
         start = film.start(seed.index, self._prompt(seed))
         if not bool((start >= self.rules.threshold).any()):
             return []
@@ -110,31 +136,24 @@ class Sam2Propagation:
         corners = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
         return corners / torch.tensor([region.shape[-1], region.shape[-2]] * 2)
 
-    def _loaded(self) -> Sam2VideoModel:
-        if self._model is None:
-            from transformers import Sam2VideoModel
-
-            model = Sam2VideoModel.from_pretrained(self.folder, local_files_only=True, dtype=torch.float32)
-            self._model = model.eval().requires_grad_(False).to(self.device)
-        return self._model
-
 
 class _Film:
     """A volume as a film in which SAM 2 follows one object; frames are made when they are looked at."""
 
-    def __init__(self, model: Sam2VideoModel, device: torch.device, volume: Tensor, view: SliceView) -> None:
+    def __init__(self, checkpoint: Checkpoint, colours: Colours, volume: Tensor, view: SliceView) -> None:
         from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
-        self.model, self.device, self.volume, self.view = model, device, volume, view
-        side = model.config.image_size
+        self.model, self.device, self.volume, self.view = checkpoint.model, checkpoint.device, volume, view
+        self.colours = colours
+        side = self.model.config.image_size
         self.side = int(side if isinstance(side, int) else side[0])
         height, width = view.picture_size
         self.session = Sam2VideoInferenceSession(
             video_height=height,
             video_width=width,
-            inference_device=device,
-            inference_state_device=device,
-            video_storage_device=device,
+            inference_device=self.device,
+            inference_state_device=self.device,
+            video_storage_device=self.device,
             dtype=torch.float32,
         )
 
@@ -162,5 +181,7 @@ class _Film:
         """A slice as the model wants it, ``[3, S, S]``."""
         picture = self.view.pictures(self.volume, [index]).to(self.device)
         square = F.interpolate(picture, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True)
-        mean, std = (torch.tensor(each, device=self.device).view(3, 1, 1) for each in (IMAGE_MEAN, IMAGE_STD))
+        if self.colours is None:
+            return square[0]
+        mean, std = (torch.tensor(each, device=self.device).view(3, 1, 1) for each in self.colours)
         return (square[0] - mean) / std

@@ -85,6 +85,11 @@ def plain(values: Tensor) -> Tensor:
     return values.as_tensor() if isinstance(values, MetaTensor) else values
 
 
+def chosen_maps(maps: Tensor, chosen: Sequence[int]) -> Tensor:
+    """Some of the maps ``[P, *spatial]``; the same tensor if it is all of them."""
+    return maps if len(chosen) == len(maps) else maps[list(chosen)]
+
+
 def _square(size: tuple[int, int], spacing: tuple[float, float]) -> tuple[int, int]:
     finest = min(spacing)
     if max(spacing) <= finest * (1 + SQUARE_WITHIN):

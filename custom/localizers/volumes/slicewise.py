@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from custom.localizers.fusion import check_fusion, fuse
-from custom.localizers.pictures import PictureLocalizer, PictureRefiner, scaled
-from custom.localizers.volumes.slices import AXES, SliceView, plain, voxel_sizes
+from custom.localizers.base import PromptedRefiner
+from custom.localizers.fusion import check_fusion, fuse_into, unfused
+from custom.localizers.parts import shown_in
+from custom.localizers.pictures import PictureLocalizer, PictureRefiner, in_windows
+from custom.localizers.volumes.slices import AXES, SliceView, chosen_maps, plain, voxel_sizes
+from custom.localizers.windows import OWN
 
 
 class Slicewise:
@@ -32,6 +34,8 @@ class Slicewise:
         step: only every ``step``-th slice is looked at (and the last); maps between are interpolated linearly. Worth
             it where slices are thin compared with the structure.
         square_pixels: False: show voxels as they are.
+        window: grey values that the localizer sees as black and white: ``[low, high]``; None: percentiles; ``auto``:
+            see :class:`~custom.localizers.windows.PictureWindow`; ``own``: as the localizer has it.
 
     Raises:
         ValueError: if a parameter is none of those listed.
@@ -47,8 +51,9 @@ class Slicewise:
         batch_size: int = 8,
         step: int = 1,
         square_pixels: bool = True,
+        window: Any = OWN,
     ) -> None:
-        self.localizer, self.axes, self.fusion = localizer, checked_axes(axes, fusion), fusion
+        self.localizer, self.axes, self.fusion = shown_in(localizer, window), checked_axes(axes, fusion), fusion
         self.batch_size, self.step, self.square_pixels = _positive(batch_size), _positive(step), square_pixels
 
     def describe(self) -> dict[str, Any]:
@@ -61,34 +66,37 @@ class Slicewise:
             "fusion": self.fusion,
             "step": self.step,
             "square_pixels": self.square_pixels,
+            **self.localizer.window.describe(),
         }
 
     def localize(self, image: Tensor, prompts: Sequence[str]) -> Tensor:
         """Find what each prompt names; see :class:`custom.localizers.base.Localizer`."""
         if image.ndim == 3:
             return self.localizer.localize(image, prompts)
-        volume, spacing = scaled(image, (3,)), voxel_sizes(image)
         if not prompts:
-            return torch.zeros(0, *volume.shape[1:])
+            return torch.zeros(0, *image.shape[1:])
 
-        def look(view: SliceView, indices: Sequence[int]) -> Tensor:
-            return self.localizer.localize_pictures(view.pictures(volume, indices), prompts)
+        def localize(volume: Tensor, chosen: Sequence[int]) -> Tensor:
+            asked = [prompts[index] for index in chosen]
 
-        maps = [
-            _along(
-                SliceView(axis, volume.shape[1:], spacing, self.square_pixels),
-                look,
-                _with_contrast(volume, axis),
-                len(prompts),
-                self.batch_size,
-                self.step,
+            def look(view: SliceView, indices: Sequence[int]) -> Tensor:
+                return self.localizer.localize_pictures(view.pictures(volume, indices), asked)
+
+            views = self._views(volume, voxel_sizes(image))
+            worthwhile = [_with_contrast(volume, view.axis) for view in views]
+            found = (
+                _along(*each, look, len(asked), self.batch_size, self.step)
+                for each in zip(views, worthwhile, strict=True)
             )
-            for axis in self.axes
-        ]
-        return fuse(torch.stack(maps), self.fusion)
+            return _fused(views, found, (len(asked), *volume.shape[1:]), self.fusion)
+
+        return in_windows(self.localizer.window, image, (3,), prompts, localize)
+
+    def _views(self, volume: Tensor, spacing: Sequence[float]) -> list[SliceView]:
+        return [SliceView(axis, volume.shape[1:], spacing, self.square_pixels) for axis in self.axes]
 
 
-class SlicewiseRefiner:
+class SlicewiseRefiner(PromptedRefiner):
     """Applies a refiner of pictures to a volume slice by slice; 2D scans pass through to it.
 
     Slices whose coarse maps are all zero stay zero and are not looked at. See :class:`Slicewise` for the parameters,
@@ -104,8 +112,9 @@ class SlicewiseRefiner:
         fusion: str = "mean",
         batch_size: int = 8,
         square_pixels: bool = True,
+        window: Any = OWN,
     ) -> None:
-        self.refiner, self.axes, self.fusion = refiner, checked_axes(axes, fusion), fusion
+        self.refiner, self.axes, self.fusion = shown_in(refiner, window), checked_axes(axes, fusion), fusion
         self.batch_size, self.square_pixels = _positive(batch_size), square_pixels
 
     def describe(self) -> dict[str, Any]:
@@ -117,30 +126,29 @@ class SlicewiseRefiner:
             "axes": list(self.axes),
             "fusion": self.fusion,
             "square_pixels": self.square_pixels,
+            **self.refiner.window.describe(),
         }
 
-    def refine(self, image: Tensor, probabilities: Tensor) -> Tensor:
-        """Refine maps; see :class:`custom.localizers.base.Refiner`."""
+    def refine(self, image: Tensor, probabilities: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """Refine maps; see :class:`custom.localizers.base.PromptedRefiner`."""
         if image.ndim == 3:
-            return self.refiner.refine(image, probabilities)
-        volume, spacing, coarse = scaled(image, (3,)), voxel_sizes(image), plain(probabilities).detach().float()
-        if not len(coarse):
-            return coarse
+            return self.refiner.refine(image, probabilities, prompts)
+        maps = plain(probabilities).detach().float()
+        if not len(maps):
+            return maps
 
-        def look(view: SliceView, indices: Sequence[int]) -> Tensor:
-            return self.refiner.refine_pictures(view.pictures(volume, indices), view.pictures(coarse, indices))
+        def refine(volume: Tensor, chosen: Sequence[int]) -> Tensor:
+            coarse = chosen_maps(maps, chosen)
 
-        maps = [
-            _along(
-                SliceView(axis, volume.shape[1:], spacing, self.square_pixels),
-                look,
-                _not_empty(coarse, axis),
-                len(coarse),
-                self.batch_size,
-            )
-            for axis in self.axes
-        ]
-        return fuse(torch.stack(maps), self.fusion)
+            def look(view: SliceView, indices: Sequence[int]) -> Tensor:
+                return self.refiner.refine_pictures(view.pictures(volume, indices), view.pictures(coarse, indices))
+
+            spacing = voxel_sizes(image)
+            views = [SliceView(axis, volume.shape[1:], spacing, self.square_pixels) for axis in self.axes]
+            found = (_along(view, _not_empty(coarse, view.axis), look, len(coarse), self.batch_size) for view in views)
+            return _fused(views, found, coarse.shape, self.fusion)
+
+        return in_windows(self.refiner.window, image, (3,), prompts or [""] * len(maps), refine)
 
 
 def checked_axes(axes: int | Sequence[int], fusion: str = "mean") -> tuple[int, ...]:
@@ -152,21 +160,60 @@ def checked_axes(axes: int | Sequence[int], fusion: str = "mean") -> tuple[int, 
     return chosen
 
 
+def _fused(
+    views: Sequence[SliceView], found: Iterable[Iterator[tuple[int, Tensor]]], shape: Sequence[int], fusion: str
+) -> Tensor:
+    """Fuse what is found slice by slice along several axes into maps ``[P, X, Y, Z]``; no second copy of these is held.
+
+    Args:
+        views: one an axis.
+        found: for each of them, the number of each slice and its maps ``[P, A, B]``.
+        shape: of the result.
+        fusion: see :func:`custom.localizers.fusion.fuse`.
+    """
+    fused = unfused(shape, fusion)
+    for view, along in zip(views, found, strict=True):
+        slices = fused.movedim(view.axis + 1, 0)  # a view of the same memory, [N, P, A, B]
+        for index, planes in along:
+            fuse_into(slices[index], planes.clamp(0, 1), fusion, 1 / len(views), len(views))
+    return fused.clamp_(0, 1)
+
+
 def _along(
     view: SliceView,
-    look: Callable[[SliceView, Sequence[int]], Tensor],
     worthwhile: Sequence[bool],
+    look: Callable[[SliceView, Sequence[int]], Tensor],
     maps: int,
     batch_size: int,
     step: int = 1,
-) -> Tensor:
-    """Maps ``[P, X, Y, Z]`` from what ``look`` finds in batches of slices."""
+) -> Iterator[tuple[int, Tensor]]:
+    """The maps ``[P, A, B]`` of each slice in turn, from what ``look`` finds; linear between those that are seen."""
     seen = sorted({*range(0, len(view), step), len(view) - 1})
-    found = torch.zeros(len(seen), maps, *view.size[::-1])
-    for places in _batches([place for place, index in enumerate(seen) if worthwhile[index]], batch_size):
-        pictures = look(view, [seen[place] for place in places])
-        found[places] = view.planes(pictures.detach().float().cpu())
-    return _between(found, seen, len(view)).movedim(0, view.axis + 1).clamp(0, 1)
+    last, before = -1, torch.zeros(0)
+    for index, found in _looked_at(view, worthwhile, look, maps, batch_size, seen):
+        for between in range(last + 1, index):
+            yield between, torch.lerp(before, found, (between - last) / (index - last))
+        yield index, found
+        last, before = index, found
+
+
+def _looked_at(
+    view: SliceView,
+    worthwhile: Sequence[bool],
+    look: Callable[[SliceView, Sequence[int]], Tensor],
+    maps: int,
+    batch_size: int,
+    seen: Sequence[int],
+) -> Iterator[tuple[int, Tensor]]:
+    """The maps of the slices ``seen``, looked at in batches; zero for those that are not worth it."""
+    nothing = torch.zeros(maps, *view.size[::-1])
+    batches, found = _batches([index for index in seen if worthwhile[index]], batch_size), {}
+    for index in seen:
+        if worthwhile[index] and index not in found:
+            batch = next(batches)
+            planes = view.planes(look(view, batch).detach().float().cpu())
+            found = dict(zip(batch, planes, strict=True))
+        yield index, found.get(index, nothing)
 
 
 def _batches(indices: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -182,17 +229,6 @@ def _with_contrast(volume: Tensor, axis: int) -> list[bool]:
 def _not_empty(maps: Tensor, axis: int) -> list[bool]:
     others = tuple(dim for dim in range(maps.ndim) if dim != axis + 1)
     return (maps.amax(dim=others) > 0).tolist()
-
-
-def _between(found: Tensor, seen: Sequence[int], length: int) -> Tensor:
-    """From the maps ``[len(seen), ...]`` of some slices to those of all, linearly between neighbours."""
-    if len(seen) == length:
-        return found
-    position = np.interp(np.arange(length), seen, np.arange(len(seen)))
-    lower = torch.from_numpy(np.floor(position).astype(np.int64))
-    share = torch.from_numpy((position - np.floor(position)).astype(np.float32)).view(-1, 1, 1, 1)
-    upper = (lower + 1).clamp(max=len(seen) - 1)
-    return found[lower] * (1 - share) + found[upper] * share
 
 
 def _positive(value: int) -> int:

@@ -14,6 +14,27 @@ print("importing noisily")
 os.write(1, b'{"done": true}\\n')
 
 
+class OnGpu:  # a GPU that holds the logits and nothing beside them
+    def __init__(self, values):
+        self.values = values
+        self.shape = values.shape
+
+    def __len__(self):
+        return len(self.values)
+
+    def __iter__(self):
+        return (OnGpu(each) for each in self.values)
+
+    def __getitem__(self, index):
+        return OnGpu(self.values[index])
+
+    def cpu(self):
+        return self.values
+
+    def __getattr__(self, name):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+
 class VoxTellPredictor:
     def __init__(self, model_dir=None, device=torch.device("cuda"), text_encoding_model="Qwen/Qwen3-Embedding-4B",
                  embedding_bank=None, use_precomputed_embeddings=True):
@@ -38,7 +59,8 @@ class VoxTellPredictor:
 
     def predict_sliding_window_return_logits(self, image, embeddings, progress_callback=None):
         assert embeddings.shape[1] == len(self.words)
-        return torch.stack([self.one(word, image[0]) for word in self.words])
+        logits = torch.stack([self.one(word, image[0]) for word in self.words])
+        return OnGpu(logits) if "far" in self.words else logits
 
     def one(self, word, image):
         print("50%|#####     | 1/2", end="\\r")
@@ -65,6 +87,15 @@ class VoxTellPredictor:
             time.sleep(600)
         elif word == "big" and self.perform_everything_on_device:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        elif word == "hidden" and self.perform_everything_on_device:
+            try:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            except RuntimeError as error:  # as VoxTell's thread does that fills the GPU
+                raise RuntimeError("Sliding-window patch producer thread failed") from error
+        elif word == "broken":
+            raise RuntimeError("Sliding-window patch producer thread failed") from ValueError("no such patch")
+        elif word == "variable":
+            logits[:] = 20 if "VOXTELL_MODEL" in os.environ else -20
         elif word == "pid":
             logits[:] = (os.getpid() % 97) / 10
         return logits

@@ -68,8 +68,24 @@ def test_scans_of_unusual_spacing_are_resampled(fake_voxtell, model_dir, scan):
     assert found[0, 1:3].max() < 0.1
 
 
-def test_running_out_of_gpu_memory_is_not_the_end(voxtell, scan):
-    assert voxtell.localize(scan, ["big"]).max() < 0.01
+@pytest.mark.parametrize("where", ["big", "hidden", "far"])
+def test_running_out_of_gpu_memory_is_not_the_end(voxtell, scan, where):
+    """In the sliding window, in a thread of it whose error hides the cause, or when logits become probabilities."""
+    assert voxtell.localize(scan, [where]).max() < 0.01
+
+
+def test_another_error_of_a_thread_is_one(voxtell, scan):
+    with pytest.raises(WorkerError, match="producer thread failed"):
+        voxtell.localize(scan, ["broken"])
+
+
+def test_a_variable_that_chooses_other_weights_does_not_reach_it(fake_voxtell, model_dir, scan, monkeypatch):
+    monkeypatch.setenv("VOXTELL_MODEL", "voxtell_v1.0")
+    localizer = VoxTell(sys.executable, model_dir, device="cpu", environment=fake_voxtell)
+    assert localizer.localize(scan, ["variable"]).max() < 0.01
+    localizer.close()
+    with pytest.raises(ValueError, match=r"VOXTELL_MODEL.*model_dir"):
+        VoxTell(environment={"VOXTELL_MODEL": "voxtell_v1.0"})
 
 
 def test_its_maps_are_kept_like_any_others(voxtell, scan, tmp_path):

@@ -13,6 +13,7 @@ import torch
 
 from custom.components import load_component
 from custom.localizers.base import Localizer
+from custom.localizers.parts import altered, when_empty
 from custom.localizers.pretrained import MissingWeightsError
 from custom.localizers.vision_language.biomedclip import BIOMEDCLIP, BiomedClipBottleneck, BiomedClipGradient
 from custom.localizers.vision_language.open_clip_model import OpenClipModel, _bert_config
@@ -131,6 +132,22 @@ def test_the_map_lies_where_the_picture_lies(folder, monkeypatch):
     assert peak[1] < 10
 
 
+def test_a_map_that_evidence_put_to_zero_comes_with_its_log_odds_and_what_to_try(folder, caplog):
+    """Where evidence is not calibrated, good prompts may end at zero: that is not to happen without a word."""
+    localizer = BiomedClipGradient(folder, layer=3, null_prompt=PROMPTS[0])
+    found = localizer.localize(scan(), [NULL, PROMPTS[1]])
+    lost = NULL if not found[0].any() else PROMPTS[1]
+    assert not found[[NULL, PROMPTS[1]].index(lost)].any()
+    (record,) = [each for each in caplog.records if each.args and each.args[0] == lost]
+    assert "log-odds -" in record.getMessage()
+    assert "{scale: minmax}" in record.getMessage()
+    caplog.clear()
+    localizer.localize(scan(), [lost])
+    assert not caplog.records  # once a phrase
+    assert altered(localizer, *when_empty(localizer)).localize(scan(), [lost]).any()
+    assert when_empty(BiomedClipGradient(folder, scale="minmax")) is None
+
+
 def test_batches_of_pictures_equal_single_ones(folder):
     localizer = BiomedClipBottleneck(folder, **FAST)
     pictures = torch.stack([scan(seed).expand(3, -1, -1) / 2 for seed in range(3)])
@@ -171,7 +188,7 @@ def test_missing_files_are_named(folder, tmp_path):
         partial = shutil.copytree(folder, tmp_path / name)
         for file in [*partial.glob(f"{name}*"), *(partial.glob("vocab.txt") if name == "tokenizer" else ())]:
             file.unlink()
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(MissingWeightsError, match=f"{message}.*hf download {BIOMEDCLIP.repo_id}"):
             BiomedClipGradient(partial, layer=3).localize(scan(), PROMPTS)
 
 

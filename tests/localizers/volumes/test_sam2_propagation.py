@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from custom.localizers.pretrained import MissingWeightsError
 from custom.localizers.volumes import Sam2Propagation, SliceView
 from custom.localizers.volumes.propagation import Seed
 from custom.localizers.volumes.sam2_propagation import _Film
+from tests.localizers.tiny_models import tiny_sam2, tiny_sam2_video
 
 LOOSE = {"least_overlap": 0.0, "least_area": 0.0, "patience": 10}  # random weights outline anything
 
@@ -22,48 +24,8 @@ LOOSE = {"least_overlap": 0.0, "least_area": 0.0, "patience": 10}  # random weig
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny randomly initialised SAM 2 for films, as its makers' checkpoints are stored."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.Sam2VideoConfig(
-        vision_config=transformers.Sam2VisionConfig(
-            backbone_config=transformers.Sam2HieraDetConfig(
-                hidden_size=8,
-                num_attention_heads=1,
-                image_size=[64, 64],
-                blocks_per_stage=[1, 1, 2, 1],
-                embed_dim_per_stage=[8, 16, 24, 32],
-                num_attention_heads_per_stage=[1, 1, 1, 1],
-                window_positional_embedding_background_size=[4, 4],
-                window_size_per_stage=[4, 4, 4, 4],
-                global_attention_blocks=[3],
-            ),
-            backbone_channel_list=[32, 24, 16, 8],
-            backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
-            fpn_hidden_size=128,
-        ),
-        prompt_encoder_config=transformers.Sam2VideoPromptEncoderConfig(
-            hidden_size=128, image_size=64, mask_input_channels=4
-        ),
-        mask_decoder_config=transformers.Sam2VideoMaskDecoderConfig(
-            hidden_size=128, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
-        ),
-        image_size=64,
-        memory_attention_hidden_size=128,
-        memory_attention_num_layers=1,
-        memory_attention_feed_forward_hidden_size=32,
-        memory_attention_rope_feat_sizes=[4, 4],
-        memory_encoder_hidden_size=128,
-        memory_encoder_output_channels=64,
-        mask_downsampler_embed_dim=128,
-        memory_fuser_num_layers=1,
-        memory_fuser_embed_dim=128,
-        memory_fuser_intermediate_dim=32,
-    )
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("sam2_video")
-    model = transformers.Sam2VideoModel(config)
-    torch.nn.init.constant_(model.mask_decoder.pred_obj_score_head.proj_out.bias, 1)  # the object is always there
-    model.save_pretrained(folder)
-    return folder
+    pytest.importorskip("transformers")
+    return tiny_sam2_video(tmp_path_factory.mktemp("sam2_video"))
 
 
 @pytest.fixture
@@ -97,8 +59,9 @@ def test_the_film_is_the_one_that_the_model_plays_itself(folder, generator):
     from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
     image = torch.rand(1, 24, 20, 18, generator=generator)  # of shorter films the model takes fewer memories
-    model, view = Sam2Propagation(folder, device="cpu")._loaded(), SliceView(2, image.shape[1:])
-    film = _Film(model, torch.device("cpu"), scaled(image, (3,)), view)
+    checkpoint, view = Sam2Propagation(folder, device="cpu").checkpoint, SliceView(2, image.shape[1:])
+    model = checkpoint.model
+    film = _Film(checkpoint, checkpoint.normalization, scaled(image, (3,)), view)
     box, start = torch.tensor([0.2, 0.2, 0.7, 0.7]), 3
     ours = [film.start(start, box), *(film.follow(index, reverse=False) for index in range(start + 1, 18))]
 
@@ -117,7 +80,7 @@ def test_the_film_is_the_one_that_the_model_plays_itself(folder, generator):
 
 def test_an_object_that_is_not_there_ends_the_walk(folder, scan):
     refiner = Sam2Propagation(folder, prompt="mask", device="cpu", **LOOSE)
-    torch.nn.init.constant_(refiner._loaded().mask_decoder.pred_obj_score_head.proj_out.bias, -1)
+    torch.nn.init.constant_(refiner.checkpoint.model.mask_decoder.pred_obj_score_head.proj_out.bias, -1)
     found = refiner.refine(*scan)[0]
     assert found[..., 3].max() > 0.9
     assert found[..., :3].max() == found[..., 4:].max() == 0
@@ -133,7 +96,7 @@ def test_the_box_lies_around_the_region(folder):
 def test_zero_maps_stay_zero_without_the_model(folder, scan):
     refiner = Sam2Propagation(folder, device="cpu")
     assert refiner.refine(scan[0], torch.zeros_like(scan[1])).max() == 0
-    assert refiner._model is None
+    assert "model" not in vars(refiner.checkpoint)
 
 
 def test_thick_slices_along_another_axis(folder, scan):
@@ -160,3 +123,34 @@ def test_errors_say_what_to_do(folder, tmp_path, scan):
         Sam2Propagation(folder, prompt="points")
     with pytest.raises(ValueError, match="3 spatial"):
         Sam2Propagation(folder, device="cpu").refine(scan[0][..., 0], scan[1][..., 0])
+
+
+def test_memory_that_is_missing_is_not_made_up(tmp_path, scan):
+    """Weights of SAM 2 for pictures alone, fine-tuned and saved, load into the model of films, but for its memory."""
+    refiner = Sam2Propagation(tiny_sam2(tmp_path / "sam2"), device="cpu", **LOOSE)
+    with pytest.raises(MissingWeightsError, match=r"of its weights are missing(.|\n)*hf download facebook/sam2"):
+        refiner.refine(*scan)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_colours_are_those_that_the_folder_asks_for(folder, tmp_path, scan, normalised):
+    other = shutil.copytree(folder, tmp_path / "other")
+    recipe = json.loads((other / "preprocessor_config.json").read_text())
+    changes = {"do_normalize": normalised, "image_mean": [0.3, 0.4, 0.5]}
+    (other / "preprocessor_config.json").write_text(json.dumps(recipe | changes))
+    refiner, volume = Sam2Propagation(other, device="cpu"), scaled(scan[0], (3,))
+    view = SliceView(2, volume.shape[1:])
+    frame = _Film(refiner.checkpoint, refiner._colours, volume, view)._frame(3)
+    mean, std = torch.tensor([0.3, 0.4, 0.5]), torch.tensor([0.229, 0.224, 0.225])
+    plain = _Film(refiner.checkpoint, None, volume, view)._frame(3)
+    expected = (plain - mean.view(3, 1, 1)) / std.view(3, 1, 1) if normalised else plain
+    torch.testing.assert_close(frame, expected)
+    assert refiner.describe() != Sam2Propagation(folder, device="cpu").describe()
+
+
+def test_a_folder_without_a_processor_gets_the_published_colours_and_says_so(folder, tmp_path, caplog):
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    (bare / "preprocessor_config.json").unlink()
+    described = Sam2Propagation(bare, device="cpu").describe()
+    assert described == Sam2Propagation(folder, device="cpu").describe()
+    assert "colours of the published SAM 2" in caplog.text

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks that see brightness and nothing else, behind the processors at their published sizes: maps lie where the
+bright block lies, on wide and tall pictures and on volumes of thick slices, whichever way these are cut."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from custom.localizers.refiners.sam import MedSamRefiner, Sam2Refiner, SamRefiner
+from custom.localizers.vision_language.clipseg import ClipSegLocalizer
+from custom.localizers.vision_language.grounding_dino import GroundingDinoLocalizer
+from custom.localizers.vision_language.owlv2 import Owlv2Localizer
+from custom.localizers.vision_language.sam3 import Sam3Localizer
+from custom.localizers.volumes import Slicewise, SlicewiseRefiner
+from tests.localizers.bright import box_of_bright, bright, centre_form, overlap
+from tests.localizers.tiny_models import PLAIN, bert_tokenizer, clip_tokenizer
+
+transformers = pytest.importorskip("transformers")
+TEXT = SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=16), max_text_len=24)
+SURE = 20.0
+
+
+class ClipSeg:
+    config, extract_layers = TEXT, [0]
+    clip = SimpleNamespace(vision_model=lambda pixel_values, **_: SimpleNamespace(hidden_states=[pixel_values] * 2))
+
+    def get_conditional_embeddings(self, batch_size, **_):
+        return torch.zeros(batch_size, 8)
+
+    def decoder(self, seen, _):
+        return SimpleNamespace(logits=(bright(seen[0]).float() * 2 - 1) * SURE)
+
+
+class Detector:
+    """One box a picture; OWLv2 puts scores of prompts last, Grounding DINO those of tokens."""
+
+    config = TEXT
+
+    def __call__(self, pixel_values, **_):
+        boxes = centre_form(box_of_bright(pixel_values))[:, None]
+        return SimpleNamespace(pred_boxes=boxes, logits=torch.full((len(boxes), 1, 1), SURE))
+
+
+class Sam3:
+    config = TEXT
+
+    def get_vision_features(self, pixel_values):
+        return bright(pixel_values)
+
+    def get_text_features(self, input_ids, **_):
+        return SimpleNamespace(pooler_output=torch.zeros(*input_ids.shape, 8))
+
+    def __call__(self, vision_embeds, **_):
+        sure = torch.full((len(vision_embeds), 1), SURE)
+        masks = (vision_embeds.float()[:, None] * 2 - 1) * SURE
+        return SimpleNamespace(pred_masks=masks, pred_logits=sure, presence_logits=sure)
+
+
+class Sam:
+    """What is bright within the box that it is given, or where its first point lies."""
+
+    def get_image_embeddings(self, pixel_values):
+        return pixel_values
+
+    def __call__(self, image_embeddings, input_boxes=None, input_points=None, **_):
+        seen = bright(image_embeddings)
+        prompts = input_boxes if input_boxes is not None else input_points
+        inside = torch.zeros(prompts.shape[1], *seen.shape[-2:], dtype=torch.bool)
+        for index, mask in enumerate(inside):
+            if input_boxes is not None:
+                left, top, right, bottom = input_boxes[0, index].round().int().tolist()
+                mask[top:bottom, left:right] = True
+            else:
+                column, row = input_points[0, index, 0].int().tolist()
+                mask[:] = seen[0, row, column]
+        masks = ((inside & seen).float() * 2 - 1) * SURE
+        return SimpleNamespace(pred_masks=masks[None, :, None], iou_scores=torch.ones(1, len(masks), 1))
+
+
+def square(side):
+    return {"size": {"height": side, "width": side}, **PLAIN}
+
+
+def padded(side):
+    low = {"mask_size": {"longest_edge": side // 4}, "mask_pad_size": {"height": side // 4, "width": side // 4}}
+    return {"size": {"longest_edge": side}, "pad_size": {"height": side, "width": side}, **low, **PLAIN}
+
+
+LOCALIZERS = {
+    "clipseg": (ClipSegLocalizer, ClipSeg, lambda: transformers.ViTImageProcessor(**square(352))),
+    "owlv2": (Owlv2Localizer, Detector, lambda: transformers.Owlv2ImageProcessor(**square(960))),
+    "grounding_dino": (
+        GroundingDinoLocalizer,
+        Detector,
+        lambda: transformers.GroundingDinoImageProcessor(size={"shortest_edge": 800, "longest_edge": 1333}, **PLAIN),
+    ),
+    "sam3": (Sam3Localizer, Sam3, lambda: transformers.Sam3ImageProcessor(**square(1008))),
+}
+REFINERS = {
+    "sam": (SamRefiner, lambda: transformers.SamProcessor(transformers.SamImageProcessor(**padded(1024))), {}),
+    "sam2": (Sam2Refiner, lambda: transformers.Sam2Processor(transformers.Sam2ImageProcessor(**square(1024))), {}),
+    "medsam": (MedSamRefiner, lambda: transformers.SamProcessor(transformers.SamImageProcessor(**padded(1024))), {}),
+}
+REFINERS["sam, points"] = (*REFINERS["sam"][:2], {"prompts": "point"})
+REFINERS["sam2, points"] = (*REFINERS["sam2"][:2], {"prompts": "point"})
+
+
+@pytest.fixture(params=[*LOCALIZERS, *REFINERS])
+def found(request, tmp_path):
+    """Function from a scan, its block and the axes that it is cut across (none: a picture) to a map."""
+    if request.param in LOCALIZERS:
+        kind, model, pictures = LOCALIZERS[request.param]
+        read = bert_tokenizer if kind is GroundingDinoLocalizer else lambda folder: clip_tokenizer(folder, 16)
+        part = kind(device="cpu")
+        part.checkpoint.processor = SimpleNamespace(image_processor=pictures(), tokenizer=read(tmp_path))
+        part.checkpoint.model = model()
+        return lambda scan, _, *axes: (Slicewise(part, axes=axes) if axes else part).localize(scan, ["lung"])[0]
+    kind, processor, options = REFINERS[request.param]
+    part = kind(device="cpu", **options)
+    part.checkpoint.processor, part.checkpoint.model = processor(), Sam()
+    return lambda scan, block, *axes: (SlicewiseRefiner(part, axes=axes) if axes else part).refine(scan, block[None])[0]
+
+
+def scan_with(shape, block):
+    truth = torch.zeros(shape)
+    truth[block] = 1
+    return 1 + 9 * truth[None], truth
+
+
+@pytest.mark.parametrize("shape", [(400, 170), (170, 400)])
+def test_on_pictures(found, shape):
+    scan, truth = scan_with(shape, (slice(90, 150), slice(20, 70)))
+    assert overlap(found(scan, truth), truth) > 0.98
+
+
+def test_on_volumes_of_thick_slices(found):
+    scan, truth = scan_with((60, 90, 24), (slice(30, 48), slice(10, 40), slice(15, 21)))
+    image = MetaTensor(scan, affine=torch.diag(torch.tensor([1.0, 1.0, 4.0, 1.0])))
+    for axis in range(3):
+        assert overlap(found(image, truth, axis), truth) > 0.98
