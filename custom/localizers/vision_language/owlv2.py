@@ -18,9 +18,10 @@ class Owlv2Localizer(DetectorLocalizer):
     """Boxes of OWLv2 (``google/owlv2-base-patch16-ensemble``, Apache-2.0) as a soft map.
 
     Taught on natural pictures. Pictures are padded at the right and lower edge to a square, then scaled to 960 × 960;
-    boxes are taken back accordingly. Every picture is encoded once, and every prompt scores every box on its own:
-    prompts do not compete. :func:`custom.localizers.vision_language.detections.paint` makes the map; ``threshold``
-    0.1 is the library's. 155 million parameters, 0.6 GB; about 2 GB of memory. Reads up to 16 tokens.
+    boxes are taken back accordingly. The library pads with black, its authors' own code with grey: what that does to
+    scans that are not square has not been measured. Every picture is encoded once, and every prompt scores every box on
+    its own: prompts do not compete. :func:`custom.localizers.vision_language.detections.paint` makes the map;
+    ``threshold`` 0.1 is the library's. 155 million parameters, 0.6 GB; about 2 GB of memory. Reads up to 16 tokens.
 
     For the parameters see :class:`DetectorLocalizer`.
     """

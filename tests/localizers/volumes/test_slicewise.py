@@ -166,3 +166,22 @@ def test_the_refiner_passes_pictures_through(outline):
     image, coarse = torch.rand(1, 8, 6), torch.rand(1, 8, 6)
     assert torch.equal(SlicewiseRefiner(outline).refine(image, coarse), outline.refine(image, coarse))
     assert SlicewiseRefiner(outline, axes=1).describe()["axes"] == [1]
+
+
+def most_held(call) -> int:
+    """Bytes of tensors that are held at once, at most, beside those that were there before."""
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        call()
+    events = [each for each in profile.kineto_results.events() if each.name() == "[memory]"]
+    held = torch.tensor([each.nbytes() for each in sorted(events, key=lambda each: each.start_ns())])
+    return int(held.cumsum(0).max())
+
+
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize(("axes", "fusion"), [((2,), "mean"), ((0, 1, 2), "mean"), ((0, 1, 2), "geometric")])
+def test_maps_are_held_once(brightness, generator, axes, fusion, step):
+    """Many prompts on a large volume: the maps fill the memory, so there is no room for another copy of them."""
+    volume, prompts = torch.rand(1, 40, 40, 40, generator=generator), [f"prompt {index}" for index in range(16)]
+    localizer = Slicewise(brightness, axes, fusion, batch_size=1, step=step)
+    maps = localizer.localize(volume, prompts)
+    assert most_held(lambda: localizer.localize(volume, prompts)) < 1.7 * maps.nbytes
