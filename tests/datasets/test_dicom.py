@@ -149,3 +149,14 @@ def test_describing_tags(make, tmp_path):
     assert describing_tags(path) == {**expected, "StudyDescription": "Schädel MRT"}
     assert describing_tags(make.series(tmp_path / "s")) == {"Modality": "MR"}
     assert describing_tags(make.png(tmp_path / "a.png")) == describing_tags(make.nifti(tmp_path / "a.nii.gz")) == {}
+
+
+def test_a_scan_brings_its_modality_and_body_part(make, tmp_path):
+    tags = {"0008|0060": "CT", "0018|0015": "ABDOMEN"}
+    path = _multi_frame(tmp_path / "a.dcm", np.zeros((1, 5, 6), np.uint8), tags=tags)
+    for scan, expected in (
+        (load(path, 2), ("CT", "ABDOMEN")),
+        (load(make.series(tmp_path / "s"), 3), ("MR", "")),
+        (load(make.nifti(tmp_path / "a.nii.gz"), 3), ("", "")),
+    ):
+        assert (scan.meta["modality"], scan.meta["body_part"]) == expected
