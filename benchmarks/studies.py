@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import gc
 import logging
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bundle import make_workflow
+from custom.workflows.output import FolderInUseError, only_one
 
 logger = logging.getLogger("study")
 
@@ -65,13 +65,12 @@ def make_encoder(
 def claimed(folder: Path) -> Iterator[bool]:
     """Claim a run for this process: false if another one works on it.
 
-    The claim is a lock on the file ``lock`` that ends with the process, however that ends.
+    The claim ends with the process, however that ends.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
+    with contextlib.ExitStack() as claim:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            claim.enter_context(only_one(folder, "on this run"))
+        except FolderInUseError:
             yield False
             return
         yield True

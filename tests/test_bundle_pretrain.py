@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -18,7 +19,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from custom.finite import first_not_finite
 from custom.handlers import read_history
+from custom.handlers.checkpoint import checkpoints
 from custom.networks import encoder_record, load_encoder
 
 QUICK = {
@@ -232,6 +235,25 @@ def test_a_step_reads_no_number_back(pictures, tmp_path):
             made.run()
         counts.append(numbers.count)
     assert counts[0] == counts[1] > 0
+
+
+def test_a_training_that_diverges_ends_with_an_error_and_writes_nothing(finished, pictures, tmp_path, raises_cause):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    before = {name: (tmp_path / name).read_bytes() for name in ("encoder.safetensors", "encoder.json")}
+    with raises_cause(r"loss is (nan|inf).*scan_\d\.png.*--learning_rate"):
+        run(pictures, tmp_path, max_epochs=9, checkpoint_interval=1, learning_rate=1e30, clip_norm=1e30)
+    assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
+    for _, checkpoint in checkpoints(tmp_path / "checkpoints"):
+        assert first_not_finite(torch.load(checkpoint, weights_only=True)["network"]) is None
+
+
+def test_the_validation_loss_is_a_mean_over_scans_however_they_fall_into_batches(pictures, tmp_path):
+    found = []
+    for batch_size in (1, 3, 8):  # 3: the last batch has two scans
+        evaluator = workflow(pictures, tmp_path, batch_size=batch_size).parser.get_parsed_content("validate#evaluator")
+        evaluator.run()
+        found.append(float(evaluator.state.metrics["val_loss"]))
+    assert found == pytest.approx(found[:1] * 3, rel=1e-5)
 
 
 def images_and_regions(dataset: Path, output: Path, **overrides) -> list[tuple[torch.Tensor, torch.Tensor]]:

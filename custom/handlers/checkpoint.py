@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
 
 from custom.files import write_atomically
+from custom.finite import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class ResumeTraining:
         """Load the newest readable checkpoint; the engine's own ``max_epochs`` stays in force.
 
         Raises:
-            ValueError: if it is of another network, optimizer or scheduler.
+            ValueError: if it is of another network, optimizer or scheduler, or its weights are not finite.
         """
         for epoch, path in reversed(checkpoints(self.folder)):
             try:
@@ -110,6 +111,7 @@ class ResumeTraining:
             except Exception as error:
                 logger.warning("%s cannot be read (%s); trying the one before.", path, error)
                 continue
+            check_finite(path, content)
             max_epochs = engine.state.max_epochs
             wanted = with_engine(self.objects, engine)
             if "scaler" not in content:  # the run began without mixed precision

@@ -16,7 +16,8 @@ class TrainingHistory:
     """Append one row an epoch to a CSV file: epoch, learning rate, and all metrics of trainer and validator.
 
     The learning rate also becomes a metric of the engine, so that handlers attached later report it. A resumed run
-    keeps the rows up to the epoch that it resumes after; a fresh one starts a new file.
+    keeps the rows up to the epoch that it resumes after; a fresh one replaces an earlier run's file after its first
+    epoch.
 
     Args:
         file: the CSV file.
@@ -28,6 +29,7 @@ class TrainingHistory:
         self.file = Path(file)
         self.optimizer = optimizer
         self.validator = validator
+        self._rows: list[dict[str, str]] = []
 
     def attach(self, engine: Engine) -> None:
         """Start when training starts, append after every epoch."""
@@ -36,17 +38,18 @@ class TrainingHistory:
 
     def _start(self, engine: Engine) -> None:
         rows = read_history(self.file) if engine.state.epoch else []
-        self._write([row for row in rows if int(row["epoch"]) <= engine.state.epoch])
+        self._rows = [row for row in rows if int(row["epoch"]) <= engine.state.epoch]
 
     def _append(self, engine: Engine) -> None:
         engine.state.metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         validated = self.validator is not None and self.validator.state.epoch == engine.state.epoch
         metrics = {**(self.validator.state.metrics if validated and self.validator else {}), **engine.state.metrics}
         row = {"epoch": str(engine.state.epoch), **{name: repr(float(value)) for name, value in metrics.items()}}
-        self._write([*read_history(self.file), row])
+        self._rows.append(row)
+        self._write(self._rows)
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        columns = list(dict.fromkeys(name for row in rows for name in row)) or ["epoch"]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
 
         def write(target: Path) -> None:
             with open(target, "w", newline="") as stream:

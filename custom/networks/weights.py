@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from custom.files import write_atomically
+from custom.finite import check_finite
 from custom.networks.encoder import Encoder, EncoderSpec
 from custom.networks.foreign import KeyReport, check_match, match_weights, read_tensors
 from custom.records import UntrustedNetworkError, check_plain, read_json, recorded_arguments, recorded_network
@@ -145,11 +146,12 @@ def load_weights(encoder: Encoder, path: str | Path) -> KeyReport:
         Matched, missing and unexpected keys (a key of another shape counts as unexpected).
 
     Raises:
-        ValueError: if the file cannot be read, or holds too few of the encoder's weights.
+        ValueError: if the file cannot be read, holds too few of the encoder's weights, or some that are not finite.
     """
     found = read_tensors(path)
     fitting, report = match_weights(found, encoder.plain_state_dict(), encoder.in_channels)
     check_match(path, report, found, type(encoder.network).__name__)
+    check_finite(path, fitting)
     encoder.network.load_state_dict(fitting, strict=False)
     logger.info("%s: %s", path, report)
     return report
@@ -160,8 +162,9 @@ def match_encoder(path: str | Path, spec: EncoderSpec) -> KeyReport:
     with torch.device("meta"):
         encoder = spec.build()
     found = read_tensors(path)
-    _, report = match_weights(found, encoder.plain_state_dict(), encoder.in_channels)
+    fitting, report = match_weights(found, encoder.plain_state_dict(), encoder.in_channels)
     check_match(path, report, found, type(encoder.network).__name__)
+    check_finite(path, fitting)
     return report
 
 

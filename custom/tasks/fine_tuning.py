@@ -54,12 +54,12 @@ class FineTuning:
         Raises:
             ValueError: if no validation took place.
         """
-        self.model.discard()  # a resumed run brings its own back
+        self.model.forget()  # a resumed run brings its own back
         if self.patience is not None:
             # Also at the start: a run that had stopped stays stopped when it is resumed.
             self.trainer.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self._stop_if_stale)
         self.trainer.run()
-        if not self.model.file.is_file():
+        if self.model.score is None:
             raise ValueError(
                 f"No validation took place in {self.trainer.state.max_epochs} epochs, so that no epoch can be chosen. "
                 "Set --val_interval to at most --max_epochs."
@@ -67,9 +67,9 @@ class FineTuning:
         self.model.restore()
         epoch, score = self.model.epoch, self.model.score
         name = self.evaluator.state.key_metric_name or "key metric"
-        if score is not None and math.isnan(score):
+        if score is not None and not math.isfinite(score):
             logger.warning("%s on val was undefined in every epoch: the first one was taken.", name)
-            score = None  # JSON knows no NaN
+            score = None  # JSON knows no NaN and no infinity
         else:
             logger.info("Best epoch: %d, %s on val %.3f.", epoch, name, score)
         return {"epochs": self.trainer.state.epoch, "best_epoch": epoch, "best_val_score": score}

@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from custom.files import write_atomically
+from custom.finite import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +42,9 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 class BestModel:
     """The network's weights at the best validation, kept in a file.
 
-    As a handler of a MONAI evaluator it saves whenever the key metric exceeds all before; any number exceeds NaN. The
-    file holds the state dict and is replaced only once the new one is complete. As part of a checkpoint it brings the
-    best weights so far back when a run is resumed.
+    As a handler of a MONAI evaluator it saves whenever the key metric exceeds all before; any number exceeds one
+    that is not finite. The file holds the state dict and is replaced only once the new one is complete. As part of a
+    checkpoint it brings the best weights so far back when a run is resumed.
 
     Args:
         file: where the weights go.
@@ -52,7 +53,7 @@ class BestModel:
 
     Attributes:
         score: key metric of the best validation; None before any.
-        epoch: its epoch; 0 before any.
+        epoch: its epoch; 0 before any. Until then the file, if there is one, is an earlier run's.
         stale: validations since then.
     """
 
@@ -79,8 +80,8 @@ class BestModel:
         self.save()
 
     def _is_better(self, score: float, best: float) -> bool:
-        if math.isnan(best):  # nothing compares with NaN: the first epoch would stay the best for ever
-            return not math.isnan(score)
+        if not (math.isfinite(best) and math.isfinite(score)):  # undefined: such an epoch never is the best for ever
+            return math.isfinite(score)
         return score < best if self.lower_is_better else score > best
 
     def save(self) -> None:
@@ -92,7 +93,7 @@ class BestModel:
         """Load the weights of the file into the network.
 
         Raises:
-            ValueError: if the file is missing, damaged or of another network.
+            ValueError: if the file is missing, damaged or of another network, or its weights are not finite.
         """
         try:
             weights = torch.load(self.file, map_location="cpu", weights_only=True)
@@ -102,15 +103,16 @@ class BestModel:
                 "Give the model.pt of a finished run of the same network; model.json beside it says how it was built."
             )
             raise ValueError(f"{self.file}: these weights cannot be loaded ({error}). {remedy}") from error
+        check_finite(self.file, weights)
 
-    def discard(self) -> None:
-        """Remove the file, so that a new run cannot take an earlier run's weights for its own."""
-        self.file.unlink(missing_ok=True)
+    def forget(self) -> None:
+        """Begin anew: what an earlier run left in the file stays until this one has a best validation to replace it."""
         self.score, self.epoch, self.stale = None, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return score, epoch and weights of the best validation so far."""
-        weights = torch.load(self.file, map_location="cpu", weights_only=True) if self.epoch else None
+        has_any = self.score is not None
+        weights = torch.load(self.file, map_location="cpu", weights_only=True) if has_any else None
         return {"score": self.score, "epoch": self.epoch, "stale": self.stale, "weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

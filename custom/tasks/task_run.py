@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ from torch import nn
 
 from custom.files import write_atomically
 from custom.records import check_plain
+from custom.networks import file_hash
 from custom.tasks.fine_tuning import Method
 from custom.tasks.record import read_record, record_path, write_record
 from custom.tasks.results import BestModel, write_json
@@ -57,6 +59,8 @@ class TaskRun:
     """Fit, decide on the validation scans, test once, and write what was found.
 
     Writes ``model.pt`` with ``model.json``, ``metrics.json``, ``predictions/`` and ``cases.png`` into ``output_dir``.
+    What an earlier run left there stays until this one replaces it, file by file; which files belong together is told
+    by the SHA-256 of the weights that both JSON files hold.
 
     Args:
         task: what is predicted.
@@ -101,9 +105,9 @@ class TaskRun:
         cases = {"val": val, "test": test}
         reports = {split: self.task.report(found, decisions) for split, found in cases.items()}
         metrics = {"task": self.task.name, **self.facts, "method": self.method.name, "fit": fit, "decisions": decisions}
-        metrics = {**metrics, **reports, "versions": versions()}
+        metrics = {**metrics, **reports, "model_sha256": file_hash(model.file), "versions": versions()}
         for split, found in cases.items():
-            self.task.save(found, decisions, self.output_dir / "predictions" / split)
+            write_predictions(self.task, found, decisions, self.output_dir / "predictions" / split)
         write_cases(self.task, test, decisions, self.output_dir / "cases.png")
         write_json(self.output_dir / "metrics.json", metrics)
         logger.info("Test, %d scans: %s", reports["test"]["num_scans"], self.task.summary(reports["test"]))
@@ -158,7 +162,7 @@ class Evaluation:
         report = self.task.report(cases, decisions)
         facts = {"task": self.task.name, **self.facts, "model": str(self.model.file), "model_sha256": record["sha256"]}
         metrics = {**facts, "decisions": decisions, self.split: report, "versions": versions()}
-        self.task.save(cases, decisions, self.output_dir / "predictions" / self.split)
+        write_predictions(self.task, cases, decisions, self.output_dir / "predictions" / self.split)
         write_cases(self.task, cases, decisions, self.output_dir / "cases.png")
         write_json(self.output_dir / "metrics.json", metrics)
         logger.info("%s, %d scans: %s", self.split, report["num_scans"], self.task.summary(report))
@@ -195,8 +199,25 @@ def predicted(task: Task, network: nn.Module, loader: Iterable, progress: str) -
     return task.predict(network, loader, progress)
 
 
+def write_predictions(task: Task, cases: Sequence[Any], decisions: Mapping[str, Any], folder: Path) -> None:
+    """Write predictions in place of an earlier run's, whose other scans nobody must take for this one's.
+
+    Args:
+        task: writes them.
+        cases: what was predicted.
+        decisions: of :meth:`Task.calibrate`.
+        folder: of these predictions, and of nothing else.
+    """
+    new = folder.with_name(f".{folder.name}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    task.save(cases, decisions, new)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
 def write_cases(task: Task, cases: Sequence[Any], decisions: Mapping[str, Any], file: Path) -> Path | None:
-    """Draw the best, the median and the worst case side by side; None if no case has a score.
+    """Draw the best, the median and the worst case side by side; none if no case has a score, nor an earlier picture.
 
     Args:
         task: draws and scores.
@@ -206,6 +227,7 @@ def write_cases(task: Task, cases: Sequence[Any], decisions: Mapping[str, Any], 
     """
     scores = task.scores(cases, decisions)
     if not scores:
+        file.unlink(missing_ok=True)
         return None
     chosen = best_median_worst(scores)
     by_id = {case.scan_id: case for case in cases}

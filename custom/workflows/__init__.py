@@ -5,7 +5,7 @@ from custom.workflows.errors import explain_mistakes, show_root_causes
 from custom.workflows.gate import GateRun
 from custom.workflows.heed import heed_gate
 from custom.workflows.localizers import load_localizer
-from custom.workflows.output import prepare_output_dir
+from custom.workflows.output import prepare_output_dir, release_output_dir
 from custom.workflows.pretraining import MIMPrepareBatch, choose_prompts
 from custom.workflows.trained import TrainedModel
 
@@ -18,5 +18,6 @@ __all__ = [
     "heed_gate",
     "load_localizer",
     "prepare_output_dir",
+    "release_output_dir",
     "show_root_causes",
 ]

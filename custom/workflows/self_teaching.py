@@ -263,12 +263,13 @@ class SelfTeaching:
         path = self.output_dir / WEIGHTS
         network = self.fitting.model.network
         weights = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
-        write_atomically(path, lambda target: save_file(weights, target, metadata={"format": "pt"}))
         self.trials.transform.set_random_state(seed=self.record["seed"])
         network.eval().cpu()
+        half = calibrated(network, self.record, self.trials)
+        write_atomically(path, lambda target: save_file(weights, target, metadata={"format": "pt"}))
         record = {
             **self.record,
-            "half": calibrated(network, self.record, self.trials),
+            "half": half,
             "num_scans": len(self.scans),
             "data_digest": data_digest(self.scans),
             "fit": fit,

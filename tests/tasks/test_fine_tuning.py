@@ -88,6 +88,35 @@ def test_a_fresh_run_never_takes_an_earlier_runs_weights(tmp_path: Path) -> None
     assert course.network.weight.item() == 1
 
 
+def test_an_earlier_runs_weights_stay_until_there_are_better_ones(tmp_path: Path) -> None:
+    torch.save({"weight": torch.full((1, 1), 99.0)}, tmp_path / "model.pt")
+    course = Course(tmp_path, [0.1])
+    seen: list[float] = []
+    course.trainer.add_event_handler(
+        Events.STARTED | Events.ITERATION_COMPLETED,
+        lambda _: seen.append(torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item()),
+    )
+    course.fit()
+    assert seen == [99, 99]
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 1
+
+
+def test_an_earlier_runs_weights_are_not_chosen_where_nothing_was_validated(tmp_path: Path) -> None:
+    torch.save({"weight": torch.full((1, 1), 99.0)}, tmp_path / "model.pt")
+    course = Course(tmp_path, [0.1])
+    course.trainer.remove_event_handler(course._validate, Events.EPOCH_COMPLETED)
+    with pytest.raises(ValueError, match="No validation took place"):
+        course.fit()
+    assert (tmp_path / "model.pt").is_file()
+
+
+@pytest.mark.parametrize("undefined", [math.inf, -math.inf])
+def test_infinity_is_no_score(tmp_path: Path, undefined: float) -> None:
+    for lower_is_better in (False, True):
+        course = Course(tmp_path, [undefined, 0.2, undefined], lower_is_better)
+        assert course.fit() == {"epochs": 3, "best_epoch": 2, "best_val_score": 0.2}
+
+
 def test_an_undefined_score_is_no_best_one(tmp_path: Path) -> None:
     course = Course(tmp_path, [math.nan, 0.2, math.nan, 0.1])
     assert course.fit() == {"epochs": 4, "best_epoch": 2, "best_val_score": 0.2}

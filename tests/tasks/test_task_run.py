@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from custom.networks import file_hash
 from custom.tasks import BestModel, Evaluation, Prediction, TaskRun
 from custom.tasks.record import read_record, record_path
-from custom.tasks.task_run import best_median_worst
+from custom.tasks.task_run import best_median_worst, predicted, write_cases
 
 
 @dataclass
@@ -105,6 +106,39 @@ def test_val_decides_and_test_is_measured(trained: Path) -> None:
     assert metrics["fit"] == {"factor": 2}
     assert (trained / "predictions/test/guesses.txt").read_text() == "t0 2\nt1 2\nt2 2"
     assert (trained / "cases.png").stat().st_size > 1000
+
+
+def test_files_of_a_run_and_of_the_one_before_are_told_apart(trained: Path) -> None:
+    before = {name: (trained / name).read_bytes() for name in ("model.pt", "model.json", "metrics.json")}
+    assert json.loads(before["metrics.json"])["model_sha256"] == read_record(trained / "model.pt")["sha256"]
+    (trained / "predictions/test/of_another_scan.txt").write_text("t9 1")
+
+    class Interrupted(Guessing):
+        def predict(self, network: nn.Module, loader: Any, progress: str) -> list[Guess]:
+            raise KeyboardInterrupt
+
+    model = BestModel(trained / "model.pt", nn.Linear(1, 1, bias=True))
+    with pytest.raises(KeyboardInterrupt):
+        TaskRun(Interrupted(), Doubling(model), {"val": VAL, "test": TEST}, {}, "guess", {}, trained).run()
+    assert (trained / "metrics.json").read_bytes() == before["metrics.json"]
+    assert file_hash(trained / "model.pt") != json.loads(before["metrics.json"])["model_sha256"]
+    with pytest.raises(ValueError, match="written by different runs"):
+        read_record(trained / "model.pt")
+    TaskRun(Guessing(), Doubling(model), {"val": VAL, "test": TEST}, {}, "guess", {}, trained).run()
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["model_sha256"] == read_record(trained / "model.pt")["sha256"] == file_hash(trained / "model.pt")
+    assert [file.name for file in (trained / "predictions/test").iterdir()] == ["guesses.txt"]
+
+
+def test_an_earlier_picture_goes_where_there_is_none_to_draw(trained: Path) -> None:
+    unlabelled = [("n0", 4.0, None)]
+    assert (
+        write_cases(
+            Guessing(), predicted(Guessing(), nn.Linear(1, 1).eval(), unlabelled, ""), {}, trained / "cases.png"
+        )
+        is None
+    )
+    assert not (trained / "cases.png").exists()
 
 
 def test_evaluation_repeats_the_test_with_a_fresh_network(trained: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from custom.finite import check_finite
 from custom.localizers.operators.body import body_mask
 from custom.localizers.operators.brain import brain
 from custom.localizers.operators.grid import resized
@@ -151,6 +152,7 @@ def _load(path: Path, stamp: tuple[tuple[int, int], ...]) -> Finder:
         raise ValueError(f"{path}: cannot be read as a self-taught network ({error}). {HOW_TO_MAKE}.") from error
     if found != expected:
         raise ValueError(f"{path}: {record_path.name} belongs to other weights. {HOW_TO_MAKE}.")
+    check_finite(path, finder.network.state_dict())
     finder.network.eval().requires_grad_(False)
     return finder
 

@@ -31,6 +31,9 @@ def collect(
         loader: batches with ``image``, ``label`` and ``scan_id``.
         device: where the function runs.
         progress: words beside the progress bar.
+
+    Raises:
+        FloatingPointError: if a result is not finite; the message names the scans.
     """
     values, labels, names = [], [], []
     for batch in tqdm(loader, desc=progress, leave=False):
@@ -38,4 +41,7 @@ def collect(
             values.append(function(batch["image"].to(device)).float().cpu())
         labels.append(torch.as_tensor(batch["label"]))
         names.extend(batch["scan_id"])
-    return Collected(torch.cat(values).numpy(), torch.cat(labels).numpy(), names)
+    results = torch.cat(values)
+    if bad := [name for name, value in zip(names, results, strict=True) if not value.isfinite().all()]:
+        raise FloatingPointError(f"The network answers {len(bad)} scans with NaN or infinity: {', '.join(bad[:16])}.")
+    return Collected(results.numpy(), torch.cat(labels).numpy(), names)

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from custom.finite import check_finite
+
 LARGEST_FILE = 25 * 1024 * 1024  # the zoo's limit for files in its repository
 _TEXT = {".py", ".yaml", ".yml", ".json", ".conf", ".md", ".txt", ".css", ".html", ".js", ""}
 _WEIGHTS = "models/model.pt"
@@ -58,6 +60,7 @@ def _weights_problems(path: Path, name: str) -> list[str]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         return [f"{name}: damaged, or more than tensors"]
+    check_finite(name, content)
     if isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values()):
         return []
     return [f"{name}: more than the network's tensors"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import fcntl
 import gc
 import json
 import logging
@@ -76,26 +75,6 @@ def _test_untold() -> Iterator[None]:
         yield
     finally:
         told.setLevel(level)
-
-
-@contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the lock ends with the process, however that ends.
-
-    Raises:
-        ValueError: if another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder}: another process works on this study. Wait for it, or choose another --output_dir."
-            ) from None
-        except OSError:
-            logger.warning("%s: this file system has no locks; run one study at a time there.", folder)
-        yield
 
 
 def is_done(step: Step) -> bool:

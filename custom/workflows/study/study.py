@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 
 from custom.gate import DO_NOT_USE, GateRecord
 from custom.options import flag, mapping
+from custom.workflows.output import only_one
 from custom.workflows.prompts import is_looked_up, named_prompts
 from custom.workflows.study.plan import (
     FINE_TUNING,
@@ -38,7 +39,6 @@ from custom.workflows.study.running import (
     RunConfig,
     check_same,
     is_done,
-    only_one,
     perform,
     read_json,
     seconds_left,
@@ -277,7 +277,7 @@ class Study:
             ValueError: if a run was made with other settings, or another process works on this study.
             RuntimeError: if no run has any figure.
         """
-        with only_one(self.output_dir):
+        with only_one(self.output_dir, "on this study"):
             steps = self.steps()
             for step in steps:  # before any time is spent
                 check_same(step)
