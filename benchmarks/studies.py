@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bundle import make_workflow
-from custom.workflows.output import FolderInUseError, only_one
+from custom.locks import FolderInUseError, only_one
 
 logger = logging.getLogger("study")
 

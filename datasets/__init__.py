@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets.datalist import Datalist, load_datalist
     from datasets.errors import ScanError
+    from datasets.identity import scans_identity
     from datasets.loading import LoadScand
     from datasets.scan_dataset import ScanDataset
 
-__all__ = ["Datalist", "LoadScand", "ScanDataset", "ScanError", "load_datalist"]
+__all__ = ["Datalist", "LoadScand", "ScanDataset", "ScanError", "load_datalist", "scans_identity"]
 
 _HOMES = {
     "Datalist": "datasets.datalist",
@@ -20,6 +21,7 @@ _HOMES = {
     "ScanDataset": "datasets.scan_dataset",
     "ScanError": "datasets.errors",
     "load_datalist": "datasets.datalist",
+    "scans_identity": "datasets.identity",
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from monai.bundle import ConfigParser
 
 TASKS = ("classify", "detect", "train")
@@ -71,3 +72,22 @@ def test_switches_are_read_as_switches(configs: Path, name: str) -> None:
         uses = re.findall(rf".*@{switch}\b.*", text)
         assert uses, switch
         assert all(re.match(r"\s+value: ", use) for use in uses), uses
+
+
+def test_every_command_that_writes_a_folder_holds_it(configs: Path) -> None:
+    holding = []
+    for file in sorted(configs.glob("*.yaml")):
+        config = yaml.safe_load(file.read_text())
+        steps = {
+            name: [step.get("_target_") for step in config.get(name, []) if isinstance(step, dict)]
+            for name in ("initialize", "finalize")
+        }
+        takes, gives = (
+            f"custom.workflows.{name}_output_dir" in steps[when]
+            for name, when in (("prepare", "initialize"), ("release", "finalize"))
+        )
+        assert takes == gives, file
+        holding += [file.stem] * takes
+    # evaluate.yaml and inference.yaml run a part of a task's config, gate.yaml lies over localize.yaml
+    assert holding == ["classify", "detect", "export", "localize", "pack", "pack_localizer", "pretrain", "publish",
+                       "self_teach", "study", "train"]  # fmt: skip

@@ -9,6 +9,7 @@ from custom.handlers.history import TrainingHistory, read_history
 from custom.handlers.mask_statistics import MaskStatistics
 from custom.handlers.preview import ReconstructionPreview
 from custom.handlers.report import EpochReport
+from custom.handlers.run_settings import RunSettings
 from custom.handlers.scan_losses import ScanLosses
 from custom.handlers.seeding import EpochSeeding, RunSeed
 from custom.handlers.tracking import TrackedRun
@@ -23,6 +24,7 @@ __all__ = [
     "ReconstructionPreview",
     "ResumeTraining",
     "RunSeed",
+    "RunSettings",
     "ScanLosses",
     "TrackedRun",
     "TrainingCheckpoint",

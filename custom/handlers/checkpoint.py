@@ -13,9 +13,13 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from custom.files import write_atomically
 from custom.finite import check_finite
+from custom.handlers.run_settings import RunSettings
+from custom.handlers.seeding import RunSeed
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +88,14 @@ class TrainingCheckpoint:
 class ResumeTraining:
     """Continue from the newest readable checkpoint of a folder; start anew, and say so, if there is none.
 
+    The run's own plan holds, not the checkpoint's: the number of epochs, the length of an epoch, and with them the
+    learning rates of a ``LambdaLR`` (MONAI's ``WarmupCosineSchedule``), which go on from the share of the run that is
+    done. With an unchanged plan all of it is as if the run had never stopped.
+
     Args:
         folder: where :class:`TrainingCheckpoint` wrote.
-        objects: the same names as there.
+        objects: the same names as there. A :class:`custom.handlers.RunSettings` among them is compared with the
+            checkpoint's before anything is loaded, and decides with its seed instead of the checkpoint's.
         device: where tensors go.
     """
 
@@ -100,10 +109,11 @@ class ResumeTraining:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Load the newest readable checkpoint; the engine's own ``max_epochs`` stays in force.
+        """Load the newest readable checkpoint.
 
         Raises:
-            ValueError: if it is of another network, optimizer or scheduler, or its weights are not finite.
+            ValueError: if it is of another network, optimizer or scheduler, was learnt with other settings, or its
+                weights are not finite.
         """
         for epoch, path in reversed(checkpoints(self.folder)):
             try:
@@ -111,16 +121,49 @@ class ResumeTraining:
             except Exception as error:
                 logger.warning("%s cannot be read (%s); trying the one before.", path, error)
                 continue
-            check_finite(path, content)
-            max_epochs = engine.state.max_epochs
-            wanted = with_engine(self.objects, engine)
-            if "scaler" not in content:  # the run began without mixed precision
-                wanted.pop("scaler", None)
-            _restore(path, wanted, content)
-            engine.state.max_epochs = max_epochs
-            logger.info("Resuming after epoch %d of %s from %s.", epoch, max_epochs, path)
+            self._take_over(engine, epoch, path, content)
+            logger.info("Resuming after epoch %d of %s from %s.", epoch, engine.state.max_epochs, path)
             return
         logger.info("No checkpoint in %s: training starts from the beginning.", self.folder)
+
+    def _take_over(self, engine: Engine, epoch: int, path: Path, content: Mapping[str, Any]) -> None:
+        check_finite(path, content)
+        max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length
+        wanted = with_engine(self.objects, engine)
+        if "scaler" not in content:  # the run began without mixed precision
+            wanted.pop("scaler", None)
+        _compare(path, epoch, wanted, content)
+        schedules = {name: wanted.pop(name) for name, item in [*wanted.items()] if isinstance(item, LambdaLR)}
+        groups = {name: _without_parameters(schedule.optimizer) for name, schedule in schedules.items()}
+        _restore(path, wanted, content)
+        done = engine.state.iteration
+        engine.state.max_epochs, engine.state.epoch_length = max_epochs, epoch_length
+        engine.state.iteration = engine.state.epoch * (epoch_length or 0)
+        for name, schedule in schedules.items():
+            share = engine.state.iteration / max(done, 1)
+            _set_schedule(schedule, round(content.get(name, {}).get("last_epoch", done) * share), groups[name])
+
+
+def _compare(path: Path, epoch: int, wanted: dict[str, Any], content: Mapping[str, Any]) -> None:
+    """Compare settings, if there are any, and take out of ``wanted`` what they decide."""
+    seeds = [name for name, item in wanted.items() if isinstance(item, RunSeed)]
+    seed = next((content[name]["seed"] for name in seeds if name in content), None)
+    for name in [name for name, item in wanted.items() if isinstance(item, RunSettings)]:
+        wanted.pop(name).resume(path, epoch, content.get(name), seed)
+        for each in seeds:
+            wanted.pop(each, None)
+
+
+def _without_parameters(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def _set_schedule(schedule: LambdaLR, steps: int, groups: list[dict[str, Any]]) -> None:
+    """Bring a schedule of this run to a number of steps; rates and decay of the optimizer are this run's, too."""
+    rates = [base * rate(steps) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    for group, own, lr in zip(schedule.optimizer.param_groups, groups, rates, strict=True):
+        group.update({**own, "lr": lr})
+    schedule.last_epoch, schedule._step_count, schedule._last_lr = steps, steps + 1, rates
 
 
 def _restore(path: Path, objects: Mapping[str, Any], content: Mapping[str, Any]) -> None:

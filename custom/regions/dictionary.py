@@ -100,8 +100,10 @@ class LocalizeRegiond(MapTransform):
             grid = FileGrid.of(image)
             loaded = {prompt: self.store.load(scan_id, prompt, record, grid) for prompt, record in expected.items()}
             maps = {prompt: found for prompt, found in loaded.items() if found is not None}
-            for found in maps.values():
+            for prompt, found in maps.items():
                 _check_stored(found, plain, scan_id, self.store)
+                if self.store.read_only:
+                    self.store.check_scan(scan_id, prompt, plain)
         missing = [prompt for prompt in expected if prompt not in maps]
         if missing and self.localizer is not None:
             maps |= self._make(self.localizer, image, scan_id, {prompt: expected[prompt] for prompt in missing})
@@ -110,10 +112,12 @@ class LocalizeRegiond(MapTransform):
     def _records(self, image: Tensor, prompts: Sequence[str]) -> dict[str, RegionRecord]:
         """What a stored map must match, for each prompt."""
         how = self.localizer.describe() if self.localizer else {}
-        # A read-only store takes maps as they are, so the hash of every scan can be spared.
+        # A read-only store takes maps whoever made them; whether they are of the scans is looked at once they are read.
         source = "" if self.store is None or self.store.read_only else digest(image)
         shape = tuple(image.shape[1:])
-        return {prompt: RegionRecord(how, prompt, shape, source, self.threshold) for prompt in prompts}
+        return {
+            prompt: RegionRecord(how, prompt, shape, source, self.threshold, channels=len(image)) for prompt in prompts
+        }
 
     def _make(
         self, localizer: Localizer, image: Tensor, scan_id: str, records: Mapping[str, RegionRecord]

@@ -44,7 +44,8 @@ class RegionRecord:
         localizer: the localizer's ``describe()``: name, revision, parameters.
         prompt: the phrase that was localized.
         shape: size of the map, that of the loaded scan.
-        image_digest: hash of the loaded scan that the map was made from.
+        image_digest: hash of the loaded scan that the map was made from; empty: unknown.
+        channels: of that scan; None: unknown.
         threshold: probability from which a voxel counts in ``coverage``.
         coverage: share of voxels at or above the threshold, in [0, 1].
         score: the largest probability of the map; 0 = nothing found.
@@ -65,10 +66,25 @@ class RegionRecord:
     map_digest: str = ""
     shown: str = ""
     software: Mapping[str, str] = field(default_factory=software_versions)
+    channels: int | None = None
 
     def matches(self, other: RegionRecord) -> bool:
         """Whether both describe the same map: same localizer, prompt and scan, whatever it took to make it."""
         return self._key() == other._key()
+
+    def is_of(self, image: Tensor) -> bool | None:
+        """Whether the map was made from a scan ``[C, *spatial]``; None where nothing tells.
+
+        Grey scans are known again in three channels, and in one; colours read as grey cannot be compared.
+        """
+        if not self.image_digest:
+            return None
+        if digest(image) == self.image_digest:
+            return True
+        grey = image[:1]
+        if bool((image == grey).all()) and self.image_digest in {digest(grey), digest(grey.expand(3, *grey.shape[1:]))}:
+            return True
+        return None if self.channels is not None and self.channels != len(image) else False
 
     def save(self, path: Path) -> None:
         """Write the record as JSON."""

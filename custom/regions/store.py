@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,7 +21,10 @@ from torch import Tensor
 
 from custom.files import remove_abandoned, temporary_file
 from custom.regions.record import RegionRecord, digest
+from datasets.errors import ScanError
 from datasets.file_grid import FileGrid, nifti_on
+
+logger = logging.getLogger(__name__)
 
 _SLUG_LENGTH = 60
 
@@ -38,10 +43,14 @@ class RegionStore:
         root: folder of the store; made when the first map is saved.
         read_only: only read. Maps are then taken as they are, whichever localizer made them and even if edited by
             hand, and a missing one is an error.
+
+    - ``compared``: how many maps were found to be of their scans ("same"), of others ("other"), or could not be
+      compared with them ("unknown"), see :meth:`check_scan`.
     """
 
     def __init__(self, root: str | Path, read_only: bool = False) -> None:
         self.root, self.read_only = Path(root), read_only
+        self.compared: Counter[str] = Counter()
 
     def load(
         self, scan_id: str, prompt: str, record: RegionRecord | None = None, grid: FileGrid | None = None
@@ -118,6 +127,36 @@ class RegionStore:
     def record(self, scan_id: str, prompt: str) -> RegionRecord | None:
         """Return the record of a map, None if there is none."""
         return RegionRecord.load(_with_suffix(self._stem(scan_id, prompt), ".json"))
+
+    def check_scan(self, scan_id: str, prompt: str, image: Tensor) -> None:
+        """Refuse a map that was made from another scan of the same name.
+
+        Args:
+            scan_id: name of the scan.
+            prompt: the phrase that was localized.
+            image: the scan, ``[C, *spatial]``.
+
+        Raises:
+            ScanError: if the map's record holds the hash of another scan.
+        """
+        record = self.record(scan_id, prompt)
+        same = None if record is None else record.is_of(image)
+        self.compared[{True: "same", False: "other", None: "unknown"}[same]] += 1
+        unknown = self.compared["unknown"]
+        if same is None and str(unknown).rstrip("0") == "1":  # the 1st, 10th, 100th
+            logger.warning(
+                "%s: %d region maps so far do not tell of which scans they are (the latest: %s); they are taken as "
+                "they are.",
+                self.root, unknown, scan_id,
+            )  # fmt: skip
+        if same is False:
+            raise ScanError(
+                scan_id,
+                f"its region map for {prompt!r} in {self.root} was made from another scan of this name, or from this "
+                f"one read otherwise ({self.compared['other']} of {self.compared.total()} maps so far)",
+                f"Run localize.yaml once more with --output_dir {self.root}, which makes those maps anew that do not "
+                "fit (--channels and --spacing as here); or give the region_dir of these scans",
+            )
 
     def file(self, scan_id: str, prompt: str, dims: int) -> Path:
         """Return where the map of a scan with ``dims`` spatial dimensions lies; if there is none, of a picture."""

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, Flipd
+from PIL import Image
 
 from custom.regions import LocalizeRegiond, RegionStore
+from datasets import ScanDataset, ScanError
 
 
 def _load(path: Path):
@@ -190,6 +194,74 @@ def test_a_map_of_another_size_is_refused(tmp_path):
     LocalizeRegiond(localizer=HalfLocalizer(), prompts="x", store=RegionStore(tmp_path))(scan(8, 6))
     with pytest.raises(ValueError, match=r"a\.png.*\(8, 6\).*\(6, 8\).*spacing"):
         LocalizeRegiond(prompts="x", store=RegionStore(tmp_path, read_only=True))(scan(6, 8))
+
+
+def given(folder: Path) -> LocalizeRegiond:
+    return LocalizeRegiond(prompts="x", store=RegionStore(folder, read_only=True))
+
+
+def other(data: dict) -> dict:
+    return {**data, "image": data["image"] + 1}
+
+
+def test_given_maps_of_other_scans_of_the_same_names_are_refused_and_counted(tmp_path):
+    scans = [scan(8, 6, scan_id=name) for name in ("a.png", "b.png", "c.png")]
+    for each in scans:
+        LocalizeRegiond(localizer=HalfLocalizer(), prompts="x", store=RegionStore(tmp_path))(each)
+    localize = given(tmp_path)
+    localize(scans[0])
+    for number, each in enumerate(scans[1:], 1):
+        with pytest.raises(
+            ScanError, match=rf"{each['scan_id']}: .*made from another scan.*\({number} of {number + 1} maps"
+        ):
+            localize(other(each))
+    assert localize.store.compared == {"same": 1, "other": 2}
+    # A bad scan like others: left out if that was asked for, and an error where none is left.
+    with pytest.raises(ScanError, match=r"2 scans: none of them can be used"):
+        ScanDataset([other(each) for each in scans[:2]], given(tmp_path), skip_bad=True, progress=False)
+    kept = ScanDataset([scans[0], other(scans[1])], given(tmp_path), skip_bad=True, progress=False)
+    assert [name for name, _ in kept.skipped] == ["b.png"]
+    assert len(kept) == 1
+
+
+def test_given_maps_edited_by_hand_are_still_those_of_their_scans(tmp_path):
+    made = LocalizeRegiond(localizer=HalfLocalizer(), prompts="x", store=RegionStore(tmp_path))
+    made(scan(8, 6))
+    Image.fromarray(np.full((6, 8), 255, dtype=np.uint8)).save(tmp_path / "maps/a.png/x.png")
+    assert given(tmp_path)(scan(8, 6))["region"].min() == 1
+
+
+@pytest.mark.parametrize(("made_with", "read_with"), [(1, 3), (3, 1)])
+def test_grey_scans_are_known_again_in_other_channels(tmp_path, made_with, read_with):
+    grey = scan(8, 6)
+    in_channels = {count: {**grey, "image": grey["image"].repeat(count, 1, 1)} for count in (1, 3)}
+    LocalizeRegiond(localizer=HalfLocalizer(), prompts="x", store=RegionStore(tmp_path))(in_channels[made_with])
+    localize = given(tmp_path)
+    localize(in_channels[read_with])
+    assert localize.store.compared == {"same": 1}
+
+
+def test_what_cannot_be_compared_is_counted_and_said(tmp_path, caplog):
+    names = [f"{index}.png" for index in range(11)]
+    made = LocalizeRegiond(localizer=HalfLocalizer(), prompts="x", store=RegionStore(tmp_path))
+    for name in names:
+        made(scan(8, 6, scan_id=name))
+        record = tmp_path / "maps" / name / "x.json"
+        if name == "0.png":
+            record.unlink()  # a map from elsewhere
+        else:
+            record.write_text(json.dumps({**json.loads(record.read_text()), "image_digest": ""}))
+    localize = given(tmp_path)
+    for name in names:
+        localize(other(scan(8, 6, scan_id=name)))
+    assert localize.store.compared == {"unknown": 11}
+    assert "1 region maps so far do not tell of which scans" in caplog.text
+    assert "10 region maps so far" in caplog.text
+    colour = scan(8, 6, scan_id="colour.png")
+    colour["image"] = torch.stack([colour["image"][0], colour["image"][0] * 2, colour["image"][0] * 3])
+    made(colour)
+    localize({**colour, "image": colour["image"].mean(dim=0, keepdim=True)})  # read as grey
+    assert localize.store.compared["unknown"] == 12
 
 
 @pytest.mark.parametrize("prompts", ["", [], ["x", " "]])

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from custom.locks import LOCK
 from custom.networks import Encoder, encoder_record, file_hash, load_encoder, save_encoder
 from custom.networks.key_maps import NoCounterpartError, to_nnunet, to_torchvision
 from custom.networks.weights import recorded_spec
-from custom.workflows.output import LOCK
 from custom.workflows.packing.checks import machine_paths
 from custom.workflows.publishing.card import model_card
 from custom.workflows.publishing.loading import is_nnunet, loading_code

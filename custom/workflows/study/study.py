@@ -14,8 +14,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from custom.gate import DO_NOT_USE, GateRecord
+from custom.locks import only_one
 from custom.options import flag, mapping
-from custom.workflows.output import only_one
 from custom.workflows.prompts import is_looked_up, named_prompts
 from custom.workflows.study.plan import (
     FINE_TUNING,

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run learns with, epoch by epoch: kept in its checkpoints, compared when it is resumed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+MAY_DIFFER = ("batch_size", "max_epochs")  # they change how long and in which steps is learnt, not what
+_PLACES = ("dataset", "encoder")  # paths: data and weights may be moved, their own digests are compared
+
+
+class RunSettings:
+    """The settings that decide what a run learns, as an object that a checkpoint keeps.
+
+    Args:
+        values: name -> setting, plain values (others are kept as their text): the data, how it is prepared, the
+            network, what is hidden, the loss, the optimizer, the seed, ...
+        may_change: go on although settings differ from those that the run began with.
+
+    - ``history``: a mapping with ``from_epoch`` (counted from 1) and ``settings`` for each stretch of the run with
+      settings of its own; the last one is in force.
+    """
+
+    def __init__(self, values: Mapping[str, Any], may_change: bool = False) -> None:
+        self.values: dict[str, Any] = json.loads(json.dumps(dict(values), default=_plain))
+        self.may_change = may_change
+        self.history: list[dict[str, Any]] = [{"from_epoch": 1, "settings": self.values}]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history."""
+        return {"history": self.history}
+
+    def resume(self, checkpoint: Path, epoch: int, recorded: Mapping[str, Any] | None, seed: int | None = None) -> None:
+        """Compare with what a checkpoint was learnt with, and take over its history.
+
+        Args:
+            checkpoint: its file, for messages.
+            epoch: after which it was written.
+            recorded: :meth:`state_dict` of then; None: it was written before settings were kept.
+            seed: of then, where nothing else is known.
+
+        Raises:
+            ValueError: if settings differ that change what is learnt and ``may_change`` is false; it lists them.
+        """
+        history = _history(checkpoint, recorded)
+        if not history:
+            known = "its seed" if seed is not None else "nothing"
+            logger.warning(
+                "%s was written before settings were kept in checkpoints: %s can be compared.", checkpoint, known
+            )
+        before = history[-1]["settings"] if history else {} if seed is None else {"seed": seed}
+        differing = [
+            name for name in before.keys() & self.values.keys() - set(_PLACES) if before[name] != self.values[name]
+        ]
+        words = {name: f"{name} was {before[name]!r}, is {self.values[name]!r}" for name in sorted(differing)}
+        told = "; ".join(words.values())
+        if set(differing) - set(MAY_DIFFER) and not self.may_change:
+            refused = "; ".join(text for name, text in words.items() if name not in MAY_DIFFER)
+            raise ValueError(
+                f"{checkpoint} was learnt with other settings: {refused}. Give those of before, or begin another run: "
+                "with another --output_dir, or with --resume false. To go on all the same: --resume_changed true (the "
+                "run's record then says which epochs had which settings)."
+            )
+        if differing:
+            logger.warning("Resumed after epoch %d with other settings: %s.", epoch, told)
+        unknown = [{"from_epoch": 1, "settings": before}] if differing and not history else history
+        changed = [{"from_epoch": epoch + 1, "settings": self.values}] if differing else []
+        self.history = [*unknown, *changed] or self.history
+
+    def as_info(self) -> dict[str, Any]:
+        """Return ``settings_history`` for a run's record; empty if the settings never changed."""
+        return {"settings_history": self.history} if len(self.history) > 1 else {}
+
+
+def _history(checkpoint: Path, recorded: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    try:
+        found = [] if recorded is None else [dict(each) for each in recorded["history"]]
+        if not all(isinstance(each["settings"], Mapping) and int(each["from_epoch"]) > 0 for each in found):
+            raise TypeError
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{checkpoint}: what it says of its settings cannot be read. Use an earlier one.") from None
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else str(value)
