@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser
+from torch import nn
 
 from custom.options import mapping
 
@@ -76,3 +77,28 @@ def component_names(folder: str | Path) -> list[str]:
     """Names that :func:`load_component` accepts for a folder, sorted (files without a ``_target_`` are data)."""
     files = sorted(Path(folder).glob("*.yaml"))
     return [file.stem for file in files if "_target_" in (ConfigParser.load_config_file(str(file)) or {})]
+
+
+def described(component: Any) -> dict[str, Any]:
+    """Return what a component is: its class and its public attributes of plain values, those of its parts, too.
+
+    Args:
+        component: any object; the parts of a module are its submodules, buffers (weights of classes) count as values.
+    """
+    known = {
+        name: value
+        for name, value in getattr(component, "__dict__", {}).items()
+        if not name.startswith("_") and _is_plain(value)
+    }
+    if isinstance(component, nn.Module):
+        known |= {name: value.tolist() for name, value in component.named_buffers(recurse=False)}
+        known |= {name: described(part) for name, part in component.named_children()}
+    return {"class": f"{type(component).__module__}.{type(component).__qualname__}", **known}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(each) for each in (*value, *value.values()))
+    if isinstance(value, list | tuple):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(value, str | int | float)

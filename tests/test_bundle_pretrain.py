@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.networks import nets
 from PIL import Image
 from safetensors.torch import load_file
@@ -167,7 +167,7 @@ def test_weights_of_other_scans_are_refused(finished, volumes, tmp_path, raises_
 
 def test_a_checkpoint_holds_all_that_training_needs(finished):
     content = torch.load(finished / "checkpoints" / "checkpoint_epoch=2.pt", weights_only=True)
-    assert content.keys() == {"network", "optimizer", "lr_scheduler", "trainer", "seed"}
+    assert content.keys() == {"network", "optimizer", "lr_scheduler", "trainer", "seed", "settings"}
     assert content["trainer"]["iteration"] == 4
 
 
@@ -398,3 +398,80 @@ def test_network_takes_and_returns_what_the_metadata_says(configs, tmp_path):
         device="cpu",
         **{"spatial_dims": 2, "backbone": "resnet18_narrow"},
     )
+
+
+def test_a_resumed_run_follows_the_new_plan_and_says_so(pictures, tmp_path, caplog):
+    run(pictures, tmp_path, max_epochs=2)
+    losses = run(pictures, tmp_path, max_epochs=4, batch_size=3, resume=True)
+    assert len(losses) == 2 * 3  # every epoch sees all eight scans
+    assert "batch_size was 4, is 3; max_epochs was 2, is 4" in caplog.text
+    rates = [float(row["learning_rate"]) for row in read_history(tmp_path / "history.csv")]
+    assert rates[2] == pytest.approx(0.5e-3 * (1 + np.cos(np.pi * 2 / 3)))  # a warm epoch, then a cosine of three
+    assert rates[3] == pytest.approx(0, abs=1e-9)
+    history = encoder_record(tmp_path / "encoder.safetensors")["settings_history"]
+    assert [(each["from_epoch"], each["settings"]["batch_size"]) for each in history] == [(1, 4), (3, 3)]
+
+
+def test_a_run_is_not_resumed_with_what_changes_the_learning(finished, pictures, tmp_path, raises_cause):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    refused = (
+        r"checkpoint_epoch=2\.pt was learnt with other settings: learning_rate was 0.001, is 0.1; seed was 0, is 1\."
+    )
+    with raises_cause(refused + r".*--resume_changed true"):
+        run(pictures, tmp_path, resume=True, max_epochs=4, learning_rate=0.1, seed=1)
+    assert encoder_record(tmp_path / "encoder.safetensors") == encoder_record(finished / "encoder.safetensors")
+
+
+def test_settings_that_change_the_learning_are_compared(configs, finished, pictures, tmp_path):
+    fewer = tmp_path / "fewer"
+    shutil.copytree(pictures, fewer)
+    (fewer / "scan_0.png").unlink()
+
+    def values(**overrides):
+        parser = ConfigParser(ConfigParser.load_config_file(str(configs / "pretrain.yaml")))
+        parser.update({**QUICK, "dataset_dir": str(pictures), "output_dir": str(tmp_path), **overrides})
+        return parser.get_parsed_content("run_settings").values
+
+    before = values()
+    moved = shutil.copytree(pictures, tmp_path / "moved")
+    assert {**values(dataset_dir=str(moved), num_workers=1, log_interval=3), "dataset": ""} == {**before, "dataset": ""}
+    changes = {
+        "dataset_dir": str(fewer), "masking": "spark", "mask_options": {"region_ratio": 0.8}, "prompt": "edema",
+        "seed": 1, "image_size": [64, 64], "crop_to_body": False, "cell_size": 4, "spacing": [1, 1],
+        "optimizer_name": "lamb", "loss#normalize": False, "decoder": "spark", "localizer": "disc",
+        "encoder": str(finished / "encoder.safetensors"),
+    }  # fmt: skip
+    for name, value in changes.items():
+        found = values(**{name: value})
+        assert [key for key in before if key != "dataset" and found[key] != before[key]], name
+
+
+def test_changes_that_were_asked_for_are_on_record(finished, pictures, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    options = {"resume": True, "resume_changed": True, "masking": "random", "checkpoint_interval": 1}
+    run(pictures, tmp_path, max_epochs=3, preview_interval=9, **options)
+    record = encoder_record(tmp_path / "encoder.safetensors")
+    assert record["masking"] == "random"
+    told = [(each["from_epoch"], each["settings"]["masking"]) for each in record["settings_history"]]
+    assert told == [(1, "region"), (3, "random")]
+
+
+def test_a_checkpoint_of_before_settings_were_kept_is_resumed(finished, pictures, tmp_path, caplog):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    for _, file in checkpoints(tmp_path / "checkpoints"):
+        content = torch.load(file, weights_only=True)
+        content.pop("settings")
+        torch.save(content, file)
+    run(pictures, tmp_path, max_epochs=3, resume=True, masking="random")
+    assert "its seed can be compared" in caplog.text
+    assert encoder_record(tmp_path / "encoder.safetensors")["epochs"] == 3
+
+
+def test_maps_of_other_scans_of_the_same_names_are_refused(finished, pictures, tmp_path, raises_cause):
+    others = tmp_path / "others"
+    shutil.copytree(pictures, others)
+    for file in others.iterdir():
+        Image.fromarray(np.flipud(np.asarray(Image.open(file)))).save(file)
+    with raises_cause(r"scan_\d\.png: its region map for 'brain tumor' in .*made from another scan"):
+        run(others, tmp_path / "out", max_epochs=1, region_dir=str(finished / "regions"))
+    assert not (tmp_path / "out" / "encoder.safetensors").exists()

@@ -91,3 +91,24 @@ def test_every_command_that_writes_a_folder_holds_it(configs: Path) -> None:
     # evaluate.yaml and inference.yaml run a part of a task's config, gate.yaml lies over localize.yaml
     assert holding == ["classify", "detect", "export", "localize", "pack", "pack_localizer", "pretrain", "publish",
                        "self_teach", "study", "train"]  # fmt: skip
+
+
+# Settings that change neither the network nor what it learns from: where, how fast, how it is measured and shown.
+FREE = {
+    "dataset_dir", "coco", "label_separator", "output_dir", "publish_to", "resume", "resume_changed", "skip_bad",
+    "probe", "num_workers", "patience", "val_interval", "log_interval", "checkpoint_interval", "preview_interval",
+    "device", "amp", "threshold_rule", "resamples", "froc_iou", "tolerance", "instances", "min_instance_size",
+    "window_overlap", "model", "split", "recorded_encoder", "multi_label", "size_limits", "num_anchors",
+    "other_codes", "spatial_dims", "execution", "heed_gate", "prompt",
+}  # fmt: skip
+# ... and those that are compared by what was made of them.
+MADE = {"crop_to_body": "is_cropped", "skip_empty": "is_skipping", "encoder": "encoder_facts"}
+MADE |= {"objects": "object_kind", "backbone": "encoder_spec", "detector_options": "options"}
+
+
+@pytest.mark.parametrize("name", [*TASKS, "pretrain"])
+def test_a_resumed_run_is_compared_in_all_that_decides_what_is_learnt(configs: Path, name: str) -> None:
+    config = yaml.safe_load((configs / f"{name}.yaml").read_text())
+    parts = [config.get(part) for part in ("learnt_with", "contract", *(["facts"] if name == "pretrain" else []))]
+    for setting in set(settings(configs, name)) - FREE:
+        assert setting in config["learnt_with"] or f"@{MADE.get(setting, setting)}" in str(parts), setting

@@ -25,6 +25,13 @@ class Method(Protocol):
         """Fit, and return facts to report."""
 
 
+class History(Protocol):
+    """Settings of a run, which may have changed when it was resumed."""
+
+    def as_info(self) -> dict[str, Any]:
+        """Return which epochs had which settings; empty if they never changed."""
+
+
 class FineTuning:
     """Train the whole network with a MONAI trainer and go back to its best validation.
 
@@ -33,6 +40,7 @@ class FineTuning:
         trainer: the trainer, validated by a ``ValidationHandler``.
         evaluator: that handler's evaluator.
         patience: validations without a better one after which training stops; None: train all epochs.
+        settings: of the run; if they changed when it was resumed, their history is reported.
 
     Raises:
         ValueError: if patience is less than 1.
@@ -40,13 +48,21 @@ class FineTuning:
 
     name = "fine-tuning"
 
-    def __init__(self, model: BestModel, trainer: Trainer, evaluator: Any, patience: int | None = None) -> None:
+    def __init__(
+        self,
+        model: BestModel,
+        trainer: Trainer,
+        evaluator: Any,
+        patience: int | None = None,
+        settings: History | None = None,
+    ) -> None:
         if patience is not None and patience < 1:
             raise ValueError(f"patience must be at least 1 validation, or null for none; got {patience}.")
         self.model = model
         self.trainer = trainer
         self.evaluator = evaluator
         self.patience = patience
+        self.settings = settings
 
     def fit(self) -> dict[str, Any]:
         """Train; return the number of epochs, the best one and its key metric (None if it was never defined).
@@ -72,7 +88,8 @@ class FineTuning:
             score = None  # JSON knows no NaN and no infinity
         else:
             logger.info("Best epoch: %d, %s on val %.3f.", epoch, name, score)
-        return {"epochs": self.trainer.state.epoch, "best_epoch": epoch, "best_val_score": score}
+        history = self.settings.as_info() if self.settings is not None else {}
+        return {"epochs": self.trainer.state.epoch, "best_epoch": epoch, "best_val_score": score, **history}
 
     def _stop_if_stale(self, engine: Engine) -> None:
         if self.patience is not None and self.model.stale >= self.patience:
