@@ -42,12 +42,14 @@ class FiniteLoss:
 
     def __init__(self, network: nn.Module | None = None) -> None:
         self.network = network
+        self._kind = "loss"
         self._awaited: deque[_Loss] = deque()
         self._before: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         """Look at every loss, and at the weights after every epoch."""
         is_trainer = isinstance(engine, Trainer)
+        self._kind = "loss" if is_trainer else "validation loss"
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED if is_trainer else Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
@@ -85,7 +87,7 @@ class FiniteLoss:
             earlier = f" The step before it was on {_listed(self._before)}." if self._before else ""
             value = loss.value.flatten()[~loss.value.flatten().isfinite()][0].item()
             raise FloatingPointError(
-                f"The loss is {value} in {loss.place}, on {_listed(loss.bad_scans())}.{earlier} {_REMEDY}"
+                f"The {self._kind} is {value} in {loss.place}, on {_listed(loss.bad_scans())}.{earlier} {_REMEDY}"
             )
         self._before = loss.scans
 

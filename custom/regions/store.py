@@ -42,7 +42,7 @@ class RegionStore:
     Args:
         root: folder of the store; made when the first map is saved.
         read_only: only read. Maps are then taken as they are, whichever localizer made them and even if edited by
-            hand, and a missing one is an error.
+            hand, but only for the scans that they were made from; a missing one is an error.
 
     - ``compared``: how many maps were found to be of their scans ("same"), of others ("other"), or could not be
       compared with them ("unknown"), see :meth:`check_scan`.

@@ -64,6 +64,7 @@ class BestModel:
         self.score: float | None = None
         self.epoch = 0
         self.stale = 0
+        self._metric: str | None = None
 
     def attach(self, engine: Engine) -> None:
         """Save after every evaluation that is the best so far."""
@@ -73,6 +74,9 @@ class BestModel:
         """Save if the engine's present evaluation is the best."""
         state: Any = engine.state
         score = float(state.metrics[state.key_metric_name])
+        if self._metric not in (None, state.key_metric_name):  # resumed with another one: the two cannot be compared
+            self.forget()
+        self._metric = state.key_metric_name
         if self.score is not None and not self._is_better(score, self.score):
             self.stale += 1
             return
@@ -113,10 +117,12 @@ class BestModel:
         """Return score, epoch and weights of the best validation so far."""
         has_any = self.score is not None
         weights = torch.load(self.file, map_location="cpu", weights_only=True) if has_any else None
-        return {"score": self.score, "epoch": self.epoch, "stale": self.stale, "weights": weights}
+        told = {"score": self.score, "epoch": self.epoch, "stale": self.stale, "metric": self._metric}
+        return {**told, "weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a checkpoint's best validation and write its weights."""
         self.score, self.epoch, self.stale = state["score"], state["epoch"], state["stale"]
+        self._metric = state.get("metric")
         if state["weights"] is not None:
             write_atomically(self.file, lambda target: torch.save(state["weights"], target))

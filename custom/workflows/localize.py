@@ -35,7 +35,7 @@ class RegionLocalization:
     """Make the region maps of a dataset, ``report.html``, a contact sheet, ``summary.json`` and ``summary.csv``.
 
     Maps are kept as soon as they are made: a run that was stopped goes on where it was, and one that is repeated
-    only reads. A run that fails reports what it has so far. Several runs may share the folder.
+    only reads. A run that fails reports what it has so far.
 
     Args:
         items: datalist entries, with ``image`` and ``scan_id``.

@@ -133,7 +133,7 @@ def squared(pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
 def test_the_validation_scan_whose_loss_is_no_number_is_named() -> None:
     checked = evaluator([1, 2, torch.nan, 4], 4, [ScanLosses(squared), FiniteLoss()])
-    with pytest.raises(FloatingPointError, match=r"loss is nan in .*, on the scan v2\."):
+    with pytest.raises(FloatingPointError, match=r"validation loss is nan in .*, on the scan v2\."):
         checked.run()
 
 

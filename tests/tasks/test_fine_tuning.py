@@ -47,7 +47,7 @@ class Course:
         self.evaluator.run([0], max_epochs=engine.state.epoch)
 
     def _score(self, engine: Engine) -> None:
-        engine.state.metrics["score"] = self.scores[engine.state.epoch - 1]
+        engine.state.metrics[engine.state.key_metric_name] = self.scores[engine.state.epoch - 1]
 
 
 def test_the_best_epoch_comes_back(tmp_path: Path) -> None:
@@ -79,6 +79,13 @@ def test_a_resumed_run_remembers_its_best(tmp_path: Path) -> None:
     resumed = Course(tmp_path, scores, resume=True)
     assert resumed.fit() == {"epochs": 4, "best_epoch": 2, "best_val_score": 0.9}
     assert resumed.network.weight.item() == 2
+
+
+def test_scores_of_another_metric_are_not_compared(tmp_path: Path) -> None:
+    Course(tmp_path, [0.9, 0.8]).fit()
+    resumed = Course(tmp_path, [0.9, 0.8, 0.1, 0.2], resume=True)
+    resumed.evaluator.state.key_metric_name = "other"
+    assert resumed.fit()["best_epoch"] == 4
 
 
 def test_a_fresh_run_never_takes_an_earlier_runs_weights(tmp_path: Path) -> None:
