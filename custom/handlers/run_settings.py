@@ -71,9 +71,11 @@ class RunSettings:
             )
         if differing:
             logger.warning("Resumed after epoch %d with other settings: %s.", epoch, told)
-        unknown = [{"from_epoch": 1, "settings": before}] if differing and not history else history
-        changed = [{"from_epoch": epoch + 1, "settings": self.values}] if differing else []
-        self.history = [*unknown, *changed] or self.history
+        if set(differing) - {"max_epochs"}:  # a run that only goes on for longer has no other settings
+            earlier = history or [{"from_epoch": 1, "settings": before}]
+            self.history = [*earlier, {"from_epoch": epoch + 1, "settings": self.values}]
+        elif history:
+            self.history = [*history[:-1], {**history[-1], "settings": self.values}]
 
     def as_info(self) -> dict[str, Any]:
         """Return ``settings_history`` for a run's record; empty if the settings never changed."""

@@ -90,8 +90,7 @@ class BestModel:
 
     def save(self) -> None:
         """Write the present weights."""
-        weights = self.network.state_dict()
-        write_atomically(self.file, lambda target: torch.save(weights, target))
+        self._write(self.network.state_dict())
 
     def restore(self) -> None:
         """Load the weights of the file into the network.
@@ -125,4 +124,12 @@ class BestModel:
         self.score, self.epoch, self.stale = state["score"], state["epoch"], state["stale"]
         self._metric = state.get("metric")
         if state["weights"] is not None:
-            write_atomically(self.file, lambda target: torch.save(state["weights"], target))
+            self._write(state["weights"])
+
+    def _write(self, weights: Mapping[str, Any]) -> None:
+        def write(target: Path) -> None:
+            # Into a stream: torch.save keeps the name of a path in the file, and equal weights would differ in hash.
+            with open(target, "wb") as stream:
+                torch.save(weights, stream)
+
+        write_atomically(self.file, write)
