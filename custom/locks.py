@@ -10,16 +10,14 @@ import logging
 import os
 import shlex
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 logger = logging.getLogger(__name__)
-
-LOCK = ".lock"
 
 
 class FolderInUseError(ValueError):
@@ -27,28 +25,35 @@ class FolderInUseError(ValueError):
 
 
 @dataclass
-class _Held:
-    file: IO[str]
-    times: int
+class _Lock:
+    descriptor: int
+    path: Path
+    times: int = 1
 
 
-_held: dict[Path, _Held] = {}
+_held: dict[Path, _Lock] = {}
+_pieces: list[_Lock] = []
 
 
 def hold(folder: Path) -> None:
     """Hold a folder for this process, in which it may be held several times: commands call each other.
 
-    It is held until :func:`release` was called as often, or the process ends, however that ends.
+    It is held until :func:`release` was called as often, or the process ends, however that ends. The lock is a hidden
+    file beside the folder, which goes with it; where none can be made there, the folder itself.
 
     Raises:
         FolderInUseError: if another process holds it; the message says which, and what to do.
-        OSError: if no file can be written there.
+        OSError: if the folder cannot be opened.
     """
     place = folder.resolve()
     if place in _held:
         _held[place].times += 1
-    else:
-        _held[place] = _Held(_locked(folder, LOCK, "in this folder"), 1)
+        return
+    beside = place.with_name(f".{place.name}.lock")
+    try:
+        _held[place] = _locked(beside, folder, "in this folder")
+    except OSError:
+        _held[place] = _locked(place, folder, "in this folder")
 
 
 def release(folder: Path) -> None:
@@ -57,7 +62,7 @@ def release(folder: Path) -> None:
     if place in _held:
         _held[place].times -= 1
         if not _held[place].times:
-            _unlock(_held.pop(place).file)
+            _unlock(_held.pop(place))
 
 
 @contextlib.contextmanager
@@ -72,42 +77,45 @@ def only_one(folder: str | Path, what: str) -> Iterator[None]:
         FolderInUseError: if it is held.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    file = _locked(Path(folder), "lock", what)
+    lock = _locked(Path(folder).resolve() / "lock", Path(folder), what)
+    _pieces.append(lock)
     try:
         yield
     finally:
-        _unlock(file)
+        _pieces.remove(lock)
+        _unlock(lock)
 
 
-def _locked(folder: Path, name: str, what: str) -> IO[str]:
+def _locked(path: Path, folder: Path, what: str) -> _Lock:
     while True:
-        file = (folder.resolve() / name).open("a+")
-        if not _is_locked(file):
-            holder = _holder(file)
-            file.close()
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        if not _is_locked(descriptor, folder):
+            holder = _holder(descriptor)
+            os.close(descriptor)
             raise FolderInUseError(
                 f"{folder}: another process works {what}{holder}; two would mix their files. Wait for it, stop it, or "
                 "choose another folder with --output_dir."
             )
-        if os.fstat(file.fileno()).st_nlink:
+        state = os.fstat(descriptor)
+        if state.st_nlink:
             break
-        file.close()  # its holder removed it in the moment before it was locked here
-    file.truncate(0)
-    json.dump(_this_process(), file)
-    file.flush()
-    return file
+        os.close(descriptor)  # its holder removed it in the moment before it was locked here
+    if stat.S_ISREG(state.st_mode):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+    return _Lock(descriptor, path)
 
 
-def _is_locked(file: IO[str]) -> bool:
+def _is_locked(descriptor: int, folder: Path) -> bool:
     """Whether this process has the lock now; the kernel takes it back when the process ends, however that ends."""
     try:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except (OSError, ImportError):
-        logger.warning("%s: there are no locks in this file system; run one command at a time in a folder.", file.name)
+        logger.warning("%s: there are no locks in this file system; run one command at a time in a folder.", folder)
     return True
 
 
@@ -116,31 +124,32 @@ def _this_process() -> dict[str, str]:
     return {"process": str(os.getpid()), "host": socket.gethostname(), "since": time.ctime(), "command": command}
 
 
-def _holder(file: IO[str]) -> str:
+def _holder(descriptor: int) -> str:
     try:
-        file.seek(0)
-        known = json.load(file)
+        known = json.loads(os.pread(descriptor, 4096, 0))
         return f" (process {known['process']} on {known['host']}, since {known['since']}: {known['command']})"
-    except (ValueError, KeyError, TypeError, OSError):  # just being written
+    except (ValueError, KeyError, TypeError, OSError):  # just being written; or the folder itself, where none is told
         return ""
 
 
-def _unlock(file: IO[str]) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(file.name)
-    file.close()
+def _unlock(lock: _Lock) -> None:
+    if not lock.path.is_dir():
+        with contextlib.suppress(OSError):
+            os.unlink(lock.path)
+    os.close(lock.descriptor)
 
 
 def _unlock_all() -> None:
     while _held:
-        _unlock(_held.popitem()[1].file)
+        _unlock(_held.popitem()[1])
 
 
 def _forget() -> None:
     """A forked process (a worker of a data loader) neither holds what its parent holds, nor outlives it as holder."""
-    for each in _held.values():
-        each.file.close()
+    for lock in (*_held.values(), *_pieces):
+        os.close(lock.descriptor)
     _held.clear()
+    _pieces.clear()
 
 
 atexit.register(_unlock_all)

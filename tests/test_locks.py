@@ -42,8 +42,9 @@ def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path: Path, other: 
     other.send_signal(signal.SIGKILL)
     other.wait(timeout=60)
     hold(tmp_path)
-    release(tmp_path)
     assert list(tmp_path.iterdir()) == []
+    release(tmp_path)
+    assert not tmp_path.with_name(f".{tmp_path.name}.lock").exists()
 
 
 def is_refused(folder: Path) -> bool:
@@ -105,6 +106,24 @@ def test_one_piece_of_work_also_holds_against_its_own_process(tmp_path: Path) ->
     with only_one(tmp_path / "a", "on this study"):
         pass
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_where_no_file_can_be_made_beside_it_the_folder_itself_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def read_only(path: Path, *options: int) -> int:
+        if str(path).endswith(".lock"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *options)
+
+    monkeypatch.setattr("os.open", read_only)
+    hold(tmp_path)
+    assert is_refused(tmp_path)
+    release(tmp_path)
+    assert tmp_path.is_dir()
+    assert not is_refused(tmp_path)
 
 
 def test_without_locks_a_run_goes_on_with_a_warning(

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from custom.locks import LOCK
 from custom.networks import Encoder, encoder_record, file_hash, load_encoder, save_encoder
 from custom.networks.key_maps import NoCounterpartError, to_nnunet, to_torchvision
 from custom.networks.weights import recorded_spec
@@ -92,7 +91,7 @@ class HubFolder:
                 (self.output_dir / name).unlink(missing_ok=True)
             for path in written.iterdir():
                 os.replace(path, self.output_dir / path.name)
-        names = ", ".join(sorted(self._there()))
+        names = ", ".join(sorted(path.name for path in self.output_dir.iterdir()))
         logger.info(
             "%s: %s. Read README.md and encoder.json before you give them away. Then: hf upload USER/NAME %s",
             self.output_dir,
@@ -101,12 +100,9 @@ class HubFolder:
         )
         return self.output_dir
 
-    def _there(self) -> set[str]:
-        """Names in the folder, without the lock of the running command, which goes with it."""
-        return {path.name for path in self.output_dir.glob("*") if path.name != LOCK}
-
     def _check_folder(self) -> None:
-        if others := sorted(self._there() - _ABOUT.keys()):
+        there = {path.name for path in self.output_dir.iterdir()} if self.output_dir.is_dir() else set()
+        if others := sorted(there - _ABOUT.keys()):
             raise ValueError(
                 f"{self.output_dir} holds other files ({', '.join(others[:5])}), which would be uploaded, too. Choose "
                 "another --output_dir."
