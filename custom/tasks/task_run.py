@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from custom.files import write_atomically
-from custom.records import check_plain
 from custom.networks import file_hash
+from custom.records import check_plain
 from custom.tasks.fine_tuning import Method
 from custom.tasks.record import read_record, record_path, write_record
 from custom.tasks.results import BestModel, write_json
