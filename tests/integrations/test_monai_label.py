@@ -195,6 +195,10 @@ def test_what_cannot_be_done_is_told(served: Served) -> None:
         form = {"params": Part(broken)}
         with pytest.raises(LabelError, match="HTTP 400: params must be a JSON object"):
             served.client.call("POST", f"/infer/{NAMES['volumes']}", form, image=served.scans[0])
+    with pytest.raises(LabelError, match=r"HTTP 400: .* would be an expression"):
+        served.client.infer(NAMES["volumes"], served.scans[0], {"text_prompt": "$1 + 1"})
+    with pytest.raises(LabelError, match=r"HTTP 400: .* would be an expression"):
+        served.client.train(NAMES["segmentation"], {"max_epochs": "$1 + 1"})
     with pytest.raises(LabelError, match="no volume"):
         served.client.infer(NAMES["volumes"], served.picture)
     with pytest.raises(LabelError, match="HTTP 404: There is no model"):

@@ -352,6 +352,18 @@ def test_self_taught_networks_are_networks_of_monai(tmp_path, network, message):
         load_finder(path)
 
 
+def test_self_taught_weights_are_looked_at_before_they_are_packed(tmp_path, code, mark, configs, raises_cause):
+    path = tmp_path / "self_taught.safetensors"
+    path.write_bytes(b"")
+    path.with_suffix(".json").write_text(json.dumps({"network": {"class": "UNet", "norm": code}, "sha256": ""}))
+    settings = {"localizer": "self_taught", "localizer_options": {"weights": str(path)}, "prompt": "body"}
+    with raises_cause(r"self_taught\.safetensors: .*is an expression"):
+        run_config(configs, "pack_localizer", output_dir=str(tmp_path / "out"), **settings)
+    with raises_cause(r"self_taught\.safetensors: .*is an expression"):
+        parsed(configs, "self_teach", "earlier_network", earlier=str(path))
+    assert not mark.exists()
+
+
 def test_the_gate_and_records_of_maps_are_told_not_run(tmp_path, code, mark):
     (tmp_path / "gate.json").write_text(json.dumps({"version": 1, "prompts": {code: {"verdict": code}}}))
     with pytest.raises(ValueError, match=r"gate\.json is not a gate"):

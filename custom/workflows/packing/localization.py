@@ -15,6 +15,7 @@ import yaml
 
 from custom.components import component_file
 from custom.localizers import ConceptLocalizer
+from custom.localizers.operators.finder import load_finder
 from custom.localizers.pretrained import MissingWeightsError
 from custom.options import mapping
 from custom.workflows.localizers import load_localizer
@@ -125,6 +126,7 @@ class LocalizationPacking(BundlePacking):
         texts, files = {}, {}
         if self.localizer_options.get("weights"):
             weights = _one_file(component["weights"])
+            load_finder(weights)  # whatever the prompt: what is given away can be read, and builds what it may
             component["weights"] = _in_bundle(_WEIGHTS)
             files[_WEIGHTS] = weights
             texts[f"{_WEIGHTS.rpartition('.')[0]}.json"] = _packed_facts(weights.with_suffix(".json"))

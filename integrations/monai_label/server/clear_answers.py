@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MONAI Label's web application with answers that say what was wrong with a request, and label maps that lie right.
 
+It runs no expression that a client sends: see ``plain_requests.py``.
+
 As it comes, every error that the server did not expect becomes "Internal Server Error", a misspelt name of a model or
 an image among them; and label maps of scans with sheared axes (tilted gantries) lose the shear, since ITK's NIfTI does
 not know it: here nibabel writes NIfTI. Given to MONAI Label as ``--uvicorn_app clear_answers:app``; runs in its
@@ -19,10 +21,13 @@ import numpy as np
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from monailabel.app import app
+from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.tasks.infer import basic_infer
 from monailabel.transform import writer
+from monailabel.utils.async_tasks.task import AsyncTask
+from plain_requests import ExpressionError, looked_at
 
 __all__ = ["app"]
 
@@ -35,6 +40,8 @@ def write_nifti(data: Any, filename: str, affine: Any = None, output_dtype: Any 
 
 writer.write_nifti = write_nifti
 basic_infer.Writer = partial(writer.Writer, nibabel=True)
+MONAILabelApp.infer = looked_at(MONAILabelApp.infer)
+AsyncTask.run = staticmethod(looked_at(AsyncTask.run))  # training and the like, in processes of their own
 
 
 @app.exception_handler(Exception)
@@ -61,6 +68,8 @@ def _unknown_name(request: Request) -> tuple[int, str] | None:
 def _told(error: Exception) -> tuple[int, str]:
     if isinstance(error, MONAILabelException):
         return 400, error.msg
+    if isinstance(error, ExpressionError):
+        return 400, str(error)
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, (json.JSONDecodeError, TypeError, ValueError)) and _at_the_door(files):
         return 400, f"params must be a JSON object such as {{}}: {error}."
