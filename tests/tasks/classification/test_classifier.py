@@ -220,7 +220,9 @@ def test_many_confusion_matrices_are_drawn_in_rows() -> None:
 
 def test_pictures_with_words() -> None:
     picture = np.zeros((6, 4), dtype=np.uint8)
-    figure = confidence_figure({"right": (picture, "true: a"), "wrong": (np.zeros((6, 4, 3), np.uint8), "true: b")})
+    figure = confidence_figure(
+        {"right": (picture, "true: a", ("R", "L")), "wrong": (np.zeros((6, 4, 3), np.uint8), "true: b", ("", ""))}
+    )
     assert [(axes.get_title(), axes.get_xlabel()) for axes in figure.axes] == [
         ("right", "true: a"),
         ("wrong", "true: b"),
