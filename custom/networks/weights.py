@@ -28,7 +28,7 @@ TRUSTED_PACKAGES = (
     "custom.networks.foreign.medicalnet_resnet",
     "custom.networks.nnunet.nnunet_residual_encoder",
 )
-_TOLD_ONLY = ("dataset", "prompts", "region_dir", "gate")
+_TOLD_ONLY = ("dataset", "prompts", "region_dir", "gate", "settings_history")
 
 
 def save_encoder(path: str | Path, encoder: Encoder, spec: EncoderSpec, info: Mapping[str, Any] | None = None) -> Path:

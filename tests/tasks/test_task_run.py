@@ -97,6 +97,12 @@ def trained(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_names_that_could_not_be_read_back_are_refused_before_training(tmp_path: Path) -> None:
+    model, settings = BestModel(tmp_path / "model.pt", nn.Linear(1, 1)), {"classes": {"1": "$mass"}}
+    with pytest.raises(ValueError, match=r"model\.json: settings\.classes\.1: '\$mass' .* choose a name"):
+        TaskRun(Guessing(), Doubling(model), {}, {}, "guess", settings, tmp_path)
+
+
 def test_val_decides_and_test_is_measured(trained: Path) -> None:
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["decisions"] == {"tolerance": 0.5}

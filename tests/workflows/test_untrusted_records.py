@@ -153,7 +153,8 @@ def test_a_recorded_network_fetches_nothing(encoder, monkeypatch, caplog):
 def test_what_is_only_told_may_begin_with_any_sign(encoder):
     path = encoder()
     record = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps({**record, "dataset": "@home/scans", "prompts": ["$ sign"]}))
+    told = {"dataset": "@home/scans", "prompts": ["$ sign"], "settings_history": [{"settings": {"_target_": "a.B"}}]}
+    path.with_suffix(".json").write_text(json.dumps({**record, **told}))
     load_encoder(path)
 
 
@@ -239,6 +240,11 @@ def test_options_are_looked_at_as_they_will_be_parsed(door, model, code, mark, c
     with raises_cause(r"model\.json: segmenter_options must be a mapping of plain values"):
         door(model(segmenter_options="channels"), configs)
     assert not mark.exists()
+
+
+def test_options_that_were_recorded_as_text_still_load(model, configs):
+    trained = parsed(configs, "export", "trained", model=str(model(segmenter_options="{channels: 4}")))
+    assert trained.settings["segmenter_options"] == {"channels": 4}
 
 
 def test_a_model_records_no_other_network(door, model, hub, code, mark, configs, raises_cause):
