@@ -141,7 +141,13 @@ def test_the_encoder_rebuilds_and_loads_into_plain_monai(finished):
     record = encoder_record(finished / "encoder.safetensors")
     assert record["prompts"] == ["brain tumor"]
     assert record["epochs"] == 2
-    assert (record["crop_to_body"], record["air_threshold"], record["skip_empty"]) == (True, 0.05, False)
+    assert record["skip_empty"] is False
+    assert record["preprocessing"] == {
+        "channels": 1, "frame": None, "orientation": "RAS", "spacing": None, "crop_to_body": True,
+        "air_threshold": 0.05, "image_size": [32, 32], "patch_size": None, "fit": "pad", "voxel_size": None,
+        "intensity": {"scheme": "percentile", "lower": 0.5, "upper": 99.5, "b_min": 0.0, "b_max": 1.0, "clip": True,
+                      "relative": False, "channel_wise": False},
+    }  # fmt: skip
     assert load_encoder(finished / "encoder.safetensors").strides == [4, 8, 16, 32]
     plain = nets.resnet18(spatial_dims=2, n_input_channels=1, conv1_t_stride=2, widen_factor=0.25, feed_forward=False)
     plain.load_state_dict(load_file(finished / "encoder.safetensors"), strict=True)

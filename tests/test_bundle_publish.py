@@ -76,7 +76,7 @@ def test_classification_takes_the_published_encoder(hub, configs, tmp_path):
     from custom.tasks.encoders import encoder_facts
 
     facts = encoder_facts(hub / "encoder.safetensors")
-    assert facts["image_size"] == [32, 32]
+    assert facts["preprocessing"]["image_size"] == [32, 32]
     assert facts["encoder_keys"]["missing"] == []
 
 

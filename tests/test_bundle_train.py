@@ -93,6 +93,19 @@ def test_a_run_and_its_model_on_other_scans(bundle, scans: Path, tmp_path: Path)
         assert np.array_equal(ours, np.asarray(Image.open(folder / "predictions" / "test" / "images" / file.name)))
 
 
+def test_grey_levels_are_scaled_as_in_training(bundle, tmp_path: Path, raises_cause) -> None:
+    window = {"a_min": 20, "a_max": 120, "b_min": 0.0, "b_max": 1.0, "clip": True}
+    metrics = bundle(max_epochs=1, intensity={"_target_": "ScaleIntensityRanged", "keys": "image", **window})
+    model = str(tmp_path / "out" / "model.pt")
+    recorded = json.loads((tmp_path / "out" / "model.json").read_text())["preprocessing"]["intensity"]
+    assert recorded == {"scheme": "window", "window": [20.0, 120.0], "b_min": 0.0, "b_max": 1.0, "clip": True}
+    assert bundle("again", "evaluate", model=model)["test"] == metrics["test"]
+    with raises_cause(r"intensity: recorded window \(window \[20, 120\]\), given percentile"):
+        bundle("other", "evaluate", model=model, intensity={"scheme": "percentile"})
+    with raises_cause(r"crop_to_body: recorded True, given False"):
+        bundle("other", "inference", model=model, options="{crop_to_body: false}")
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(bundle, tmp_path: Path) -> None:
     whole = bundle("whole", max_epochs=3, checkpoint_interval=1)
     # The schedule is that of three epochs: what an interruption leaves are its first checkpoints.

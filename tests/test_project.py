@@ -17,7 +17,7 @@ ROOM_MAY_USE = {
     "masking": {"keys", "files", "regions"},
     "gate": {"keys", "files"},
     "networks": {"keys", "files", "records"},
-    "preprocessing": {"keys", "files", "records"},
+    "preprocessing": {"keys", "files", "networks", "options", "records", "regions"},
     "prompts": {"keys", "files"},
     "losses": {"keys", "files"},
     "metrics": {"keys", "files"},

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from custom.networks import MaskedImageModel
-
-logger = logging.getLogger(__name__)
 
 
 def check_images(
@@ -48,8 +45,6 @@ def check_images(
             f"The encoder takes {expected[0]}D images with {expected[1]} channels; the scans are {spatial_dims}D with "
             f"{channels}. Use an encoder pretrained on such scans, or set --channels {expected[1]}."
         )
-    if patch_size is None and list(encoder.get("image_size") or image_size) != list(image_size):
-        logger.warning("The encoder was pretrained at %s; it is used at %s.", encoder["image_size"], list(image_size))
 
 
 def check_cells(image_size: Sequence[int], network: MaskedImageModel) -> None:

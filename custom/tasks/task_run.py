@@ -68,8 +68,10 @@ class TaskRun:
         loaders: "val" and "test" -> loader, in a fixed order.
         facts: JSON-able facts of the run for ``metrics.json`` (dataset, seed, encoder, ...).
         config: name of the config file, for ``model.json``.
-        model_settings: what to give to that config so that it builds the same network and reads scans in the same way.
+        model_settings: what to give to that config so that it builds the same network.
         output_dir: where the files go.
+        preprocessing: what is done to scans, plain values, which that config takes over from the record; None: a config
+            of one's own that has all of it in ``model_settings``.
 
     Raises:
         ValueError: if a setting, such as the name of a class, could not be read back, see :mod:`custom.records`.
@@ -84,11 +86,13 @@ class TaskRun:
         config: str,
         model_settings: Mapping[str, Any],
         output_dir: str | Path,
+        preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         self.task = task
         self.method = method
         self.loaders = dict(loaders)
         self.facts = dict(facts)
+        self.contract = {} if preprocessing is None else {"preprocessing": dict(preprocessing)}
         self.config, self.model_settings = config, dict(model_settings)
         check_plain(record_path(method.model.file), self.model_settings, "settings")  # before hours of training
         self.output_dir = Path(output_dir)
@@ -104,8 +108,8 @@ class TaskRun:
         test = predicted(self.task, network, self.loaders["test"], "test")
         cases = {"val": val, "test": test}
         reports = {split: self.task.report(found, decisions) for split, found in cases.items()}
-        metrics = {"task": self.task.name, **self.facts, "method": self.method.name, "fit": fit, "decisions": decisions}
-        metrics = {**metrics, **reports, "model_sha256": file_hash(model.file), "versions": versions()}
+        metrics = {"task": self.task.name, **self.facts, **self.contract, "method": self.method.name, "fit": fit}
+        metrics |= {"decisions": decisions, **reports, "model_sha256": file_hash(model.file), "versions": versions()}
         for split, found in cases.items():
             write_predictions(self.task, found, decisions, self.output_dir / "predictions" / split)
         write_cases(self.task, test, decisions, self.output_dir / "cases.png")
@@ -119,6 +123,7 @@ class TaskRun:
             "task": self.task.name,
             "config": self.config,
             "settings": self.model_settings,
+            **self.contract,
             "decisions": dict(decisions),
             "facts": self.facts,
             "versions": versions(),

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from custom.components import component_file
 from custom.options import mapping
+from custom.preprocessing import Preprocessing, model_contract
 from custom.records import recorded_name
 from custom.tasks.record import read_record, record_path, recorded_settings
 
@@ -83,6 +84,11 @@ class TrainedModel:
                     f"{record_path(self.settings['model'])} asks for {name} {value}, outside the data set. If you "
                     f'trust it, give it: --options "{{{name}: {value}}}".'
                 )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What was done to the scans that it was trained on."""
+        return model_contract(self.settings["model"]) or Preprocessing()
 
     def run(self, run_id: str) -> list[Any]:
         """Run one id of the task's config.

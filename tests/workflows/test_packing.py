@@ -114,10 +114,12 @@ def test_the_zoos_checks(packed: Packed) -> None:
 
 
 def test_metadata_says_what_the_network_is(packed: Packed) -> None:
-    settings = json.loads((packed.trained / "model.json").read_text())["settings"]
+    contract = json.loads((packed.trained / "model.json").read_text())["preprocessing"]
     described = json.loads((packed.folder / "configs" / "metadata.json").read_text())["network_data_format"]
     image, pred = described["inputs"]["image"], described["outputs"]["pred"]
-    assert image["spatial_shape"] == pred["spatial_shape"] == settings["image_size"]
+    assert image["spatial_shape"] == pred["spatial_shape"] == (contract["patch_size"] or contract["image_size"])
+    assert image["value_range"] == [0, 1]
+    assert json.loads(Path("models/model.json").read_text())["preprocessing"] == contract
     assert (image["num_channels"], image["modality"]) == (1, "MR")
     assert pred["channel_def"] == {"0": "background", "1": "lesion", "2": "matter"}
     assert pred["num_channels"] == 3

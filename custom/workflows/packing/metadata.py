@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from custom.preprocessing import Preprocessing
+
 
 def segmentation_metadata(
     base: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    spatial_dims: int,
+    contract: Preprocessing,
     names: Sequence[str],
     modality: str,
     changes: Mapping[str, Any],
@@ -18,27 +21,28 @@ def segmentation_metadata(
 
     Args:
         base: ``bundle/configs/metadata.json``: versions, authors, references.
-        settings: of the trained model, from its ``model.json``.
+        spatial_dims: of the scans, 2 or 3.
+        contract: what is done to the scans of the trained model.
         names: of the classes, without the background.
         modality: of the scans, as the zoo writes it: CT, MR, X-ray.
         changes: keys that replace those made here.
     """
-    size = [int(side) for side in settings["patch_size"] or settings["image_size"]]
-    dims = int(settings["spatial_dims"])
+    size = list(contract.patch_size or contract.image_size or ())
+    dims = int(spatial_dims)
     labels = ["background", *names]
     shared = {
         "spatial_shape": size,
         "dtype": "float32",
-        "is_patch_data": bool(settings["patch_size"]),
+        "is_patch_data": contract.patch_size is not None,
     }
     image = {
         "type": "image",
         "format": "magnitude",
         "modality": modality,
-        "num_channels": int(settings["channels"]),
+        "num_channels": contract.channels,
         **shared,
-        "value_range": [0, 1],
-        "channel_def": {"0": "image"} if settings["channels"] == 1 else {"0": "red", "1": "green", "2": "blue"},
+        "value_range": list(contract.intensity.value_range or ()),
+        "channel_def": {"0": "image"} if contract.channels == 1 else {"0": "red", "1": "green", "2": "blue"},
     }
     pred = {
         "type": "image",

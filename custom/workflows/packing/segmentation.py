@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from custom.metrics.segmentation import figure_text
+from custom.preprocessing import Preprocessing
 from custom.workflows.packing.metadata import segmentation_metadata
 from custom.workflows.packing.pack import BundlePacking, Content
 from custom.workflows.packing.trained import (
     class_names,
     encoder_component,
     inference_defaults,
+    packed_contract,
     packed_record,
     segmentation_record,
     train_defaults,
@@ -41,31 +43,35 @@ class SegmentationPacking(BundlePacking):
     def content(self, base: Mapping[str, Any], temporary: Path) -> Content:
         """Return what the record of the model says."""
         record = segmentation_record(self.model, self.bundle_root / "configs")
+        contract = packed_contract(self.model)
         settings = record["settings"]
         names = class_names(settings["classes"])
-        metadata = segmentation_metadata(base, settings, names, self.modality, self.changes)
+        metadata = segmentation_metadata(base, settings["spatial_dims"], contract, names, self.modality, self.changes)
         trained = yaml.safe_dump(encoder_component(settings), sort_keys=False)
         return Content(
             metadata=metadata,
-            words=segmentation_words(record, metadata, self.model.with_name("metrics.json")),
+            words=segmentation_words(record, contract, metadata, self.model.with_name("metrics.json")),
             weights=self.model,
             defaults={
-                "train.yaml": train_defaults(settings),
-                "inference.yaml": inference_defaults(settings),
+                "train.yaml": train_defaults(settings, contract),
+                "inference.yaml": inference_defaults(settings, contract),
                 "export.yaml": {"model": "$@bundle_root + '/models/model.pt'"},
             },
             texts={
                 "configs/encoders/trained.yaml": f"# The encoder of models/model.pt.\n{trained}",
-                "models/model.json": json.dumps(packed_record(record), indent=2) + "\n",
+                "models/model.json": json.dumps(packed_record(record, contract), indent=2) + "\n",
             },
         )
 
 
-def segmentation_words(record: Mapping[str, Any], metadata: Mapping[str, Any], metrics: Path) -> dict[str, str]:
+def segmentation_words(
+    record: Mapping[str, Any], contract: Preprocessing, metadata: Mapping[str, Any], metrics: Path
+) -> dict[str, str]:
     """Return the words that the template of ``docs/README.md`` leaves open.
 
     Args:
         record: of the trained model.
+        contract: what is done to its scans.
         metadata: of the bundle.
         metrics: ``metrics.json`` of the run that trained it; without it no figures are told.
     """
@@ -81,14 +87,19 @@ def segmentation_words(record: Mapping[str, Any], metadata: Mapping[str, Any], m
         f"{settings['spatial_dims']}D, self-supervised, masked image modelling, text prompt",
         "network": f"{network} ({_arguments(spec['arguments'])}), decoder {settings['segmenter']}",
         "pretrained": "The encoder was pretrained." if facts.get("encoder_sha256") else "It was trained from scratch.",
-        "input": f"{image['num_channels']} channel(s), {size} voxels, values from 0 to 1",
+        "input": f"{image['num_channels']} channel(s), {size} voxels{_range(image['value_range'])}",
         "labels": ", ".join(f"{code} {label}" for code, label in labels.items()),
         "data": _data(facts, is_phantom),
         "performance": _performance(metrics, is_phantom),
+        "preparation": contract.words(),
         "whole": "windows of that size slide over the scan"
-        if settings["patch_size"]
-        else "scaled by one factor to fit into that size, the rest padded",
+        if contract.patch_size
+        else "scans are scaled by one factor to fit into that size, the rest is padded",
     }
+
+
+def _range(values: Sequence[float]) -> str:
+    return f", values from {values[0]:g} to {values[1]:g}" if values else ""
 
 
 def _arguments(arguments: Mapping[str, Any]) -> str:

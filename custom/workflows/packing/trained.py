@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from custom.preprocessing import BLOCK, Preprocessing, model_contract
 from custom.tasks.record import read_record, recorded_settings
 
 PHANTOM = "phantom:"
-_READING = ["spatial_dims", "channels", "spacing", "frame", "crop_to_body", "air_threshold"]
-_READING += ["image_size", "patch_size", "window_overlap"]
 _KEPT_FACTS = ("seed", "network", "segmenter", "image_size", "patch_size", "num_scans", "encoder_sha256")
 
 
@@ -35,6 +34,22 @@ def segmentation_record(model: str | Path, configs: str | Path) -> dict[str, Any
     return record
 
 
+def packed_contract(model: str | Path) -> Preprocessing:
+    """Return what is done to the scans of a model.
+
+    Raises:
+        ValueError: if a transform of one's own scaled their grey levels: a bundle runs by itself.
+    """
+    contract = model_contract(model) or Preprocessing()
+    if contract.intensity.is_custom:
+        raise ValueError(
+            f"{model}: its grey levels were scaled by {contract.intensity.record['transform']}, and a bundle runs "
+            "without code that only a user has. Train with a scheme of plain values: --intensity "
+            '"{scheme: percentile}", window, zscore, minmax or none.'
+        )
+    return contract
+
+
 def class_names(rules: Mapping[str, str]) -> list[str]:
     """Names of the classes in the order of the network's channels, without the background."""
     return list(dict.fromkeys(rules.values()))
@@ -50,15 +65,16 @@ def packed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     names = class_names(settings["classes"])
     classes = {str(index): name for index, name in enumerate(names, start=1)}
     is_phantom = trained_on.startswith(PHANTOM)
+    of_contract = Preprocessing().settings()  # once they were settings of their own
     return {
-        **settings,
+        **{name: value for name, value in settings.items() if name not in {*of_contract, "image_size"}},
         "dataset_dir": trained_on if is_phantom else "data",
         "classes": dict(settings["classes"]) if is_phantom else classes,
         "skip_bad": False,
     }
 
 
-def train_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+def train_defaults(settings: Mapping[str, Any], contract: Preprocessing) -> dict[str, Any]:
     """Return what ``train.yaml`` of the bundle has as defaults, so that it rebuilds and reads as the model did.
 
     It has no data set of its own, since MONAI Label names the scans that were annotated. What is learnt takes the place
@@ -79,23 +95,29 @@ def train_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
         "publish_to": "$@bundle_root + '/models'",
         "learning_rate": "$0.001 if @dataset_dir else 0.0001",  # MONAI Label goes on from the bundle's weights
     }
-    return {**{key: value for key, value in kept.items() if key not in dropped}, "backbone": "trained", **places}
+    kept = {key: value for key, value in kept.items() if key not in dropped}
+    return {**kept, **contract.settings(), "backbone": "trained", **places}
 
 
-def inference_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+def inference_defaults(settings: Mapping[str, Any], contract: Preprocessing) -> dict[str, Any]:
     """Return what ``inference.yaml`` of the bundle has as defaults."""
     kept = packed_settings(settings)
-    names = [*_READING, "dataset_dir", "segmenter", "segmenter_options"]
-    return {**{name: kept[name] for name in names}, "class_names": class_names(kept["classes"])}
+    names = ["spatial_dims", "window_overlap", "dataset_dir", "segmenter", "segmenter_options"]
+    return {
+        **{name: kept[name] for name in names},
+        **contract.settings(),
+        "class_names": class_names(kept["classes"]),
+    }
 
 
-def packed_record(record: Mapping[str, Any]) -> dict[str, Any]:
+def packed_record(record: Mapping[str, Any], contract: Preprocessing) -> dict[str, Any]:
     """Return the record for ``models/model.json``."""
     facts = {key: record.get("facts", {})[key] for key in _KEPT_FACTS if key in record.get("facts", {})}
     kept = ("task", "config", "decisions", "versions", "sha256")
     return {
         **{key: record[key] for key in kept if key in record},
         "settings": packed_settings(record["settings"]),
+        BLOCK: contract.record(),
         "facts": facts,
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from custom.networks import Encoder, EncoderSpec
+from custom.preprocessing import Preprocessing
 
 _TEMPLATE = Path(__file__).parent / "templates" / "README.md"
 _TAGS = ("medical-imaging", "masked-image-modeling", "self-supervised-learning", "text-guided-masking", "sparse-cnn")
@@ -31,6 +32,7 @@ def model_card(
     encoder: Encoder,
     spec: EncoderSpec,
     record: Mapping[str, Any],
+    contract: Preprocessing,
     ratios: Mapping[str, float],
     strategy: Mapping[str, Any],
     code: Mapping[str, str],
@@ -45,6 +47,7 @@ def model_card(
         encoder: as it was loaded.
         spec: how it was built.
         record: of the pretraining run, see :func:`custom.workflows.publishing.record.public_record`.
+        contract: what was done to scans.
         ratios: realised ones.
         strategy: settings of the masking strategy that its file has.
         code: by library, that loads it.
@@ -56,23 +59,21 @@ def model_card(
         "pipeline_tag": "image-feature-extraction",
         "tags": [*_TAGS, f"{spec.spatial_dims}d", *tags],
     }
-    size = record.get("image_size")
+    values = contract.intensity.value_range
     words = {
         "title": title,
         "scans": _scans(record, spec.spatial_dims),
         "control": "**This encoder is a control: what was hidden was drawn at random.**" if _is_control(record) else "",
         "network": f"{spec.network.rpartition('.')[2]}({_arguments(spec.arguments)})",
         "input": f"[B, {spec.in_channels}, {', '.join('XYZ'[: spec.spatial_dims])}]",
-        "values": "0 to 1",
+        "values": f"{values[0]:g} to {values[1]:g}" if values else "of no fixed range",
         "maps": ", ".join(
             f"{name}: {channels} channels at stride {stride}"
             for name, channels, stride in zip(spec.features, encoder.channels, encoder.strides, strict=True)
         ),
         "parameters": f"{sum(value.numel() for value in encoder.plain_state_dict().values()) / 1e6:.2f} million",
-        "facts": _rows(_facts(record, ratios, strategy)),
-        "crop": ", the air around the body cut away" if record.get("crop_to_body") else "",
-        "size": " x ".join(map(str, size)) if size else "the network's",
-        "spacing": f" (resampled to {record['spacing']} mm before)" if record.get("spacing") else "",
+        "facts": _rows(_facts(record, contract, ratios, strategy)),
+        "preparation": contract.words(),
         "reversed": _reversed(files),
         "code": "\n".join(f"### {library}\n\n```python\n{text}\n```\n" for library, text in code.items()),
         "files": _rows({f"`{name}`": what for name, what in files.items()}),
@@ -95,7 +96,9 @@ def _is_control(record: Mapping[str, Any]) -> bool:
     return at_random or not record.get("prompts") or "random" in str(record.get("masking"))
 
 
-def _facts(record: Mapping[str, Any], ratios: Mapping[str, float], strategy: Mapping[str, Any]) -> dict[str, str]:
+def _facts(
+    record: Mapping[str, Any], contract: Preprocessing, ratios: Mapping[str, float], strategy: Mapping[str, Any]
+) -> dict[str, str]:
     gate = record.get("gate") or {}
     versions = record.get("versions") or {}
     realised = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in ratios.items())
@@ -110,7 +113,7 @@ def _facts(record: Mapping[str, Any], ratios: Mapping[str, float], strategy: Map
         else "",
         "realised in the last epoch": realised,
         "cells": f"{record['cell_size']} voxels a side" if record.get("cell_size") else "",
-        "image size": " x ".join(map(str, record.get("image_size") or [])),
+        "image size": " x ".join(map(str, contract.image_size or [])),
         "epochs": record.get("epochs"),
         "seed": record.get("seed"),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),

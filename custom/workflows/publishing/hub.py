@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from custom.networks import Encoder, encoder_record, file_hash, load_encoder, save_encoder
 from custom.networks.key_maps import NoCounterpartError, to_nnunet, to_torchvision
 from custom.networks.weights import recorded_spec
+from custom.preprocessing import Preprocessing, encoder_contract
 from custom.workflows.packing.checks import machine_paths
 from custom.workflows.publishing.card import model_card
 from custom.workflows.publishing.loading import is_nnunet, loading_code
@@ -124,6 +125,7 @@ class HubFolder:
             encoder=encoder,
             spec=spec,
             record=public,
+            contract=encoder_contract(self.file) or Preprocessing(),
             ratios=realised_ratios(self.file, record.get("epochs")),
             strategy=strategy_settings(self.strategies, public.get("masking")),
             code=loading_code(encoder, spec, self.nnunet_classes),

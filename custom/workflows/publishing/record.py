@@ -15,7 +15,8 @@ from custom.handlers.history import read_history
 # Neither the folders of scans and region maps nor anything that a later version may add.
 _PUBLIC = (
     "encoder", "sha256", "prompts", "masking", "mask_options", "region_threshold", "localizer", "gate", "cell_size",
-    "skip_empty", "crop_to_body", "air_threshold", "image_size", "spacing", "seed", "epochs", "versions",
+    "skip_empty", "preprocessing", "crop_to_body", "air_threshold", "image_size", "spacing", "seed", "epochs",
+    "versions",
 )  # fmt: skip
 _COMPONENTS = ("masking", "localizer")
 _RATIOS = ("hidden_ratio", "region_hidden_ratio", "background_hidden_ratio", "region_share")

@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 from custom.gate import DO_NOT_USE, GateRecord
 from custom.locks import only_one
 from custom.options import flag, mapping
+from custom.preprocessing import Intensity
 from custom.workflows.prompts import is_looked_up, named_prompts
 from custom.workflows.study.plan import (
     FINE_TUNING,
@@ -174,6 +175,8 @@ class Study:
         parser.update({"spatial_dims": spatial_dims, **json.loads(json.dumps(self.options["pretrain"]))})
         found = {name: parser.get_parsed_content(name) for name in (*_READING, "cell_size")}
         found["crop_to_body"] = flag(found["crop_to_body"], "crop_to_body")
+        if Intensity.of(parser.get_parsed_content("intensity")) != Intensity.of("percentile"):  # the tasks' own
+            found["intensity"] = parser["intensity"]  # as it was written: a transform is built by each run
         return found
 
     def _budgets(self, ratios: Sequence[float]) -> dict[float, int]:
@@ -251,7 +254,7 @@ class Study:
         for learning in self.learnings:
             settings = {
                 **self._common(),
-                **{name: self.reading[name] for name in _READING},
+                **{name: value for name, value in self.reading.items() if name != "cell_size"},
                 **self.options[self.task],
                 **({"probe": learning == PROBE} if self.task == "classify" else {}),
                 "train_scans": self.train_scans,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -222,15 +221,6 @@ def test_a_trained_model_needs_no_labels(tmp_path: Path) -> None:
 def test_encoder_for_other_images(image_size: Any, encoder: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_images(2, 1, image_size, encoder)
-
-
-def test_an_encoder_of_another_size_is_only_noted(caplog: pytest.LogCaptureFixture) -> None:
-    check_images(2, 1, (32, 32), {"encoder": {"spatial_dims": 2, "in_channels": 1}, "image_size": [64, 64]})
-    assert "pretrained at [64, 64]" in caplog.text
-    with caplog.at_level(logging.WARNING):
-        caplog.clear()
-        check_images(2, 1, (32, 32), {"encoder": {"spatial_dims": 2, "in_channels": 1}})
-        assert not caplog.text
 
 
 def test_of_patches_the_size_of_whole_scans_does_not_matter() -> None:

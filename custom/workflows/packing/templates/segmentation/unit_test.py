@@ -29,7 +29,10 @@ class TestBundle(unittest.TestCase):
         sys.path.insert(0, str(BUNDLE))
         self.folder = Path(tempfile.mkdtemp())
         inference = ConfigWorkflow(str(CONFIGS / "inference.yaml"), logging_file=False, workflow_type=None)
-        size, classes = inference.parser["image_size"], len(inference.parser["class_names"])
+        settings = inference.parser
+        size, classes = settings["patch_size"] or settings["image_size"], len(settings["class_names"])
+        spacing = settings["spacing"] or [2.0] * len(size)
+        voxel = np.diag([*spacing, *[2.0] * (3 - len(spacing)), 1.0])
         self.scans = self.folder / "scans"
         self.scans.mkdir()
         random = np.random.default_rng(0)
@@ -39,7 +42,7 @@ class TestBundle(unittest.TestCase):
             names = {"file": f"image_{number}.nii.gz", "mask": f"label_{number}.nii.gz", "split": split}
             images = (random.random(shape).astype(np.float32), random.integers(0, classes + 1, shape).astype(np.uint8))
             for key, values in zip(("file", "mask"), images, strict=True):
-                nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 2.0, 1.0])), self.scans / names[key])
+                nib.save(nib.Nifti1Image(values, voxel), self.scans / names[key])
             rows.append(names)
         with open(self.scans / "manifest.csv", "w", newline="") as stream:
             writer = csv.DictWriter(stream, ["file", "split", "mask"])
@@ -58,7 +61,6 @@ class TestBundle(unittest.TestCase):
             "batch_size": 2,
             "resamples": 10,
         }
-        self.train["spacing"] = None
         self.train["publish_to"] = str(self.folder / "published")  # not into the bundle that is tested
 
     def tearDown(self) -> None:
@@ -93,7 +95,7 @@ class TestBundle(unittest.TestCase):
 
     def test_inference(self) -> None:
         """A label map on the voxels of each scan, labels of the truth among the scans of the folder or not."""
-        output = self.run_workflow("infer", ["inference"], **self.overrides, spacing=None)
+        output = self.run_workflow("infer", ["inference"], **self.overrides)
         for scan in self.scans.glob("image_*.nii.gz"):
             found: Any = nib.load(output / scan.name.replace(".nii.gz", "_seg.nii.gz"))
             stored: Any = nib.load(scan)
