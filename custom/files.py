@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files so that a reader, a crash, a full disk or a second process never meets half of one."""
+"""Files that come with the code, and writing so that no reader, crash, full disk or other process meets half a file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from pathlib import Path
 from typing import Any
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\..+")
+
+
+def shipped_file(path: str) -> str:
+    """Return a file of the repository, or of a packed bundle, whatever the current directory is.
+
+    Servers run bundles from folders of their own, so a path in a component's file cannot start where one works.
+
+    Args:
+        path: as seen from the folder that holds this package, ``bundle/configs/localizers/vocabulary.yaml``.
+    """
+    return str(Path(__file__).resolve().parents[1] / path)
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:

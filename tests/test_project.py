@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOM_MAY_USE = {
-    "localizers": {"keys", "files", "records"},
+    "localizers": {"keys", "files", "prompts", "records"},  # the prompt library knows in which window to show what
     "regions": {"keys", "files", "localizers"},
     "masking": {"keys", "files", "regions"},
     "gate": {"keys", "files"},

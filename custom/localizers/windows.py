@@ -13,10 +13,10 @@ from typing import Any
 from monai.data import MetaTensor
 from torch import Tensor
 
+from custom.files import shipped_file
 from custom.localizers.operators.scan import is_hounsfield
 from custom.prompts.library import Modality, PromptLibrary
 from custom.prompts.windows import window_for, windowed_modalities
-from custom.shipped import shipped_file
 
 logger = logging.getLogger(__name__)
 

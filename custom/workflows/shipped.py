@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that come with the code, under the name by which component files know them."""
 
-from custom.shipped import shipped_file
+from custom.files import shipped_file
 
 __all__ = ["shipped_file"]
