@@ -66,8 +66,9 @@ def _check_options(path: Path, config: Mapping[str, Any], given: Collection[str]
 
 def component_file(folder: str | Path, name: str) -> Path:
     """Return the YAML file of a component; raise ValueError listing the known names if there is none."""
-    path = Path(name) if str(name).endswith(".yaml") else Path(folder) / f"{name}.yaml"
-    if not path.is_file():
+    is_path = str(name).endswith(".yaml")
+    path = Path(name) if is_path else Path(folder) / f"{name}.yaml"
+    if not path.is_file() or not (is_path or path.parent == Path(folder)):  # a name is no way out of the folder
         known = ", ".join(component_names(folder)) or "none"
         raise ValueError(f"No component {name!r} in {folder}. Known: {known}; or give the path of a .yaml file.")
     return path

@@ -34,6 +34,12 @@ def test_an_unknown_name_is_answered_with_the_known_ones(folder):
         load_component(folder, "conter")
 
 
+def test_a_name_does_not_leave_the_folder(folder):
+    for name in (str(folder / "counter"), f"../{folder.name}/counter", "./../" + folder.name + "/counter"):
+        with pytest.raises(ValueError, match=r"No component .*Known: "):
+            load_component(folder / "masking" if name.startswith("/") else folder, name)
+
+
 def test_an_unknown_option_is_answered_with_the_files_own(folder, configs):
     with pytest.raises(ValueError, match=r"localizers.concept\.yaml has no option 'vocabularly'\. Known: vocabulary"):
         load_component(configs / "localizers", "concept", "{vocabularly: x.yaml}")

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from monai.bundle import ConfigParser
 
 from custom.components import component_names
 from custom.networks import file_hash
@@ -13,6 +16,12 @@ from custom.records import read_json, recorded_name, recorded_options
 from custom.tasks.encoders import trusted_spec
 from custom.tasks.results import write_json
 
+logger = logging.getLogger(__name__)
+
+# Say which code may be built, or what is read and written: a record cannot.
+_BY_USERS_ONLY = {"backbone", "bundle_root", "checkpoint_dir", "configs", "encoder", "intensity", "model", "output_dir"}
+# Settings that configs kept once.
+_EARLIER = ("channels", "spacing", "frame", "crop_to_body", "air_threshold", "image_size", "patch_size")
 _PARTS = {"segmenter": "segmenters", "detector": "detectors"}  # setting -> folder of the parts' files
 
 
@@ -59,20 +68,22 @@ def record_path(model: str | Path) -> Path:
 
 
 def recorded_settings(
-    model: str | Path, settings: Mapping[str, Any], configs: str | Path, given: Collection[str] = ()
+    model: str | Path, settings: Mapping[str, Any], configs: str | Path, config: str | Path, given: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the settings of a record as they may be built, with parts of this project only.
+    """Return the settings of a record as they may be built: those that the config keeps, with parts of this project.
 
     Args:
         model: the weights, for the message.
         settings: of :func:`read_record`.
         configs: folder of the configs, with the parts' files below it.
+        config: file of the task's config, whose ``model_settings`` says what a record may set.
         given: settings that the user gives, who alone decides on files and networks of his own.
 
     Raises:
         ValueError: if the record asks for a part or a network that is none of this project's, or of trusted packages.
     """
     record = record_path(model)
+    settings = _kept(record, settings, config)
     for name, folder in _PARTS.items():
         if name in settings and name not in given:
             known = component_names(Path(configs) / folder)
@@ -81,6 +92,16 @@ def recorded_settings(
     if settings.get("recorded_encoder") is None or "backbone" in given:
         return dict(settings)
     return {**settings, "recorded_encoder": trusted_spec(record, settings["recorded_encoder"]).as_dict()}
+
+
+def _kept(record: Path, settings: Mapping[str, Any], config: str | Path) -> dict[str, Any]:
+    """The settings that a config keeps, without those on which only its user decides."""
+    kept = ConfigParser.load_config_file(str(config)).get("model_settings")
+    may_give = {*kept, *_EARLIER} if isinstance(kept, Mapping) else {name for name in settings if name.isidentifier()}
+    left_out = sorted(set(settings) - (may_give - _BY_USERS_ONLY))
+    if left_out:
+        logger.warning("%s: left out, since no record decides on it: %s.", record, ", ".join(left_out))
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def _with_options(record: Path, settings: Any) -> dict[str, Any]:

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 
 from custom.components import component_file
 from custom.options import mapping
@@ -17,13 +16,7 @@ from custom.preprocessing import Preprocessing, model_contract
 from custom.records import recorded_name
 from custom.tasks.record import read_record, record_path, recorded_settings
 
-logger = logging.getLogger(__name__)
-
 _OF_THE_TRUTH = ("coco",)  # settings that name files of labels, which scans to predict need not have
-# Say which code may be built, or what is read and written: a record cannot.
-_BY_USERS_ONLY = {"backbone", "bundle_root", "checkpoint_dir", "configs", "encoder", "intensity", "model", "output_dir"}
-# Settings that configs kept once.
-_EARLIER = ("channels", "spacing", "frame", "crop_to_body", "air_threshold", "image_size", "patch_size")
 
 
 class TrainedModel:
@@ -58,19 +51,8 @@ class TrainedModel:
         given = {name: value for name, value in changes.items() if value is not None} | mapping(options, "options")
         self.given = frozenset(given)
         self.config = component_file(configs, str(config or _recorded_config(model, self.record["config"], configs)))
-        known = self._taken(record_path(model), self.record["settings"])
-        self.settings = {**recorded_settings(model, known, configs, given), **given, "model": str(model)}
-
-    def _taken(self, record: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that a record may give: those that the config keeps, but none that only its user decides on."""
-        kept = ConfigParser.load_config_file(str(self.config)).get("model_settings")
-        may_give = (
-            {*kept, *_EARLIER} if isinstance(kept, Mapping) else {name for name in settings if name.isidentifier()}
-        )
-        left_out = sorted(set(settings) - (may_give - _BY_USERS_ONLY))
-        if left_out:
-            logger.warning("%s: left out, since no record decides on it: %s.", record, ", ".join(left_out))
-        return {name: value for name, value in settings.items() if name not in left_out}
+        recorded = recorded_settings(model, self.record["settings"], configs, self.config, self.given)
+        self.settings = {**recorded, **given, "model": str(model)}
 
     def _check_files_of_the_truth(self) -> None:
         """Refuse files of labels outside the data set that nobody but the record names."""

@@ -292,6 +292,15 @@ def test_names_with_signs_inside_stay_names_in_a_packed_config(model, configs):
     assert parser.get_parsed_content("classes") == {4: "T1@device", ">=5": "it's 50%"}
 
 
+def test_what_is_packed_are_settings_of_the_config_and_names_in_one_line(model, configs, caplog):
+    settings = segmentation_record(model(run="other", learning_rate=1, bundle_root="x"), configs)["settings"]
+    assert not {"run", "learning_rate", "bundle_root"} & set(settings)
+    assert "left out, since no record decides on it: bundle_root, learning_rate, run" in caplog.text
+    for classes in ({"4": "lesion\ndevice: x"}, {"4": ["a"]}, ["lesion"]):
+        with pytest.raises(ValueError, match=r"model\.pt: classes must be codes and their names"):
+            segmentation_record(model(classes=classes), configs)
+
+
 def _train_classes(settings: dict[str, Any]) -> Any:
     try:
         return train_defaults(settings)["classes"]

@@ -107,7 +107,8 @@ def _arguments(arguments: Mapping[str, Any]) -> str:
 
 
 def _data(facts: Mapping[str, Any], is_phantom: bool) -> str:
-    counts = ", ".join(f"{split} {count}" for split, count in facts.get("num_scans", {}).items())
+    scans = facts.get("num_scans", {})
+    counts = ", ".join(f"{split} {scans[split]:d}" for split in ("train", "val", "test") if split in scans)
     kind = (
         "Generated scans (brain MRI or chest phantoms), which the bundle makes anew on first use: **no real scan was "
         "seen, the weights show that the bundle works and are of no other use.**"
@@ -128,4 +129,4 @@ def _performance(metrics: Path, is_phantom: bool) -> str:
     unit = {"hd95": f" {test.get('distance_unit', '')}"}
     figures = ", ".join(f"{label} {figure_text(test, key, unit.get(key, ''))}" for key, label in named if key in test)
     where = "generated scans" if is_phantom else "scans of its own test split"
-    return f"Mean over {test['num_scans']} {where}, on the voxels of the scans: {figures}."
+    return f"Mean over {test['num_scans']:d} {where}, on the voxels of the scans: {figures}."

@@ -25,13 +25,22 @@ def segmentation_record(model: str | Path, configs: str | Path) -> dict[str, Any
         ValueError: if there is no such model, it was trained by another config, or it is not of this project's parts.
     """
     record = read_record(model)
-    record["settings"] = recorded_settings(model, record["settings"], configs)
     if record["config"] != "train" or record["task"] != "segmentation":
         raise ValueError(
             f"{model} was trained by {record['config']}.yaml for {record['task']}; what is packed is a segmentation "
             "model of train.yaml."
         )
+    record["settings"] = recorded_settings(model, record["settings"], configs, Path(configs) / "train.yaml")
+    _check_classes(model, record["settings"].get("classes"))
     return record
+
+
+def _check_classes(model: str | Path, classes: Any) -> None:
+    """ValueError unless they are codes and names that a config, a list and a page can show."""
+    names = [*classes, *classes.values()] if isinstance(classes, dict) else [None]
+    wrong = [name for name in names if not (isinstance(name, str) and name and name.isprintable())]
+    if wrong:
+        raise ValueError(f"{model}: classes must be codes and their names, each in one line; found {wrong[0]!r}.")
 
 
 def packed_contract(model: str | Path) -> Preprocessing:
