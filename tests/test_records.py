@@ -171,3 +171,28 @@ def test_arguments_fit_and_are_plain():
         recorded_arguments("r.json", build, {"height": 2})
     with pytest.raises(ValueError, match=r"r\.json: arguments\.width: .*is an expression"):
         recorded_arguments("r.json", build, {"width": "$2"})
+
+
+def test_every_reader_of_json_comes_through_here(repository):
+    """A reader that forgets would be a new door. These read what lies beside no weights, or typed values only."""
+    elsewhere = {
+        "custom/records.py",
+        "custom/gate/record.py",  # typed
+        "custom/handlers/run_settings.py",  # what it wrote itself
+        "custom/localizers/external/process.py",  # its own worker's answers
+        "custom/localizers/external/serve.py",
+        "custom/localizers/operators/finder.py",  # typed, its network through here
+        "custom/localizers/pretrained.py",  # a tokenizer's vocabulary
+        "custom/localizers/vision_language/open_clip_model.py",
+        "custom/locks.py",
+        "custom/regions/record.py",  # typed
+        "custom/workflows/packing/localization.py",  # after the finder has read it
+        "custom/workflows/packing/pack.py",  # metadata.json of the repository
+        "custom/workflows/packing/segmentation.py",  # metrics.json, for figures
+        "custom/workflows/self_teaching.py",  # after the finder has read it
+        "custom/workflows/study/running.py",  # of the study's own runs
+        "custom/workflows/study/study.py",
+    }
+    files = (repository / "custom").rglob("*.py")
+    readers = {file.relative_to(repository).as_posix() for file in files if "json.load" in file.read_text()}
+    assert readers <= elsewhere
