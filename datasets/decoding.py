@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import ITKReader, NibabelReader, PILReader
+from monai.data import NibabelReader, PILReader
 from PIL import Image, ImageOps
 
 from datasets.errors import ScanError
 from datasets.formats import DICOM, NIFTI, PICTURE, scan_format
-from datasets.readers.dicom import COPY, last_line, read_header, read_series, series_files
+from datasets.itk_process import ItkImage, nrrd_shape, read_nrrd
+from datasets.readers.dicom import last_line, read_series, series_files
+from datasets.readers.dicom_header import COPY, read_header
 
 _GREY_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
 
@@ -59,7 +61,7 @@ def read_scan(path: str | Path, series_uid: str | None = None, codes: bool = Fal
         if kind == DICOM:
             image, frames = read_series(path, series_uid)
             return _read_itk(image, frames > 1)
-        return _read_itk(ITKReader().read(path), False)
+        return _read_itk(read_nrrd(str(path), 0), False)
     except (ScanError, MemoryError):
         raise
     except Exception as error:  # the readers raise all kinds for damaged files
@@ -80,7 +82,7 @@ def scan_dims(path: str | Path, series_uid: str | None = None) -> int:
             return 3 if len(files) > 1 or read_header(files[0]).size[2] > 1 else 2
         if kind == PICTURE:
             return 2
-        shape = NibabelReader().read(path).shape if kind == NIFTI else _nrrd_shape(path)
+        shape = NibabelReader().read(path).shape if kind == NIFTI else nrrd_shape(str(path))
     except ScanError:
         raise
     except Exception as error:
@@ -139,17 +141,15 @@ def _three(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape, 1, 1, 1)[:3]
 
 
-def _read_itk(image: Any, frames_in_z: bool) -> RawScan:
-    values, meta = ITKReader().get_data(image)
-    values = np.array(values)  # a view of memory that goes with the image
-    components = image.GetNumberOfComponentsPerPixel()
+def _read_itk(image: ItkImage, frames_in_z: bool) -> RawScan:
+    values, components = image.values, image.components
     # An 8-bit vector of three is a colour; other vectors are measurements (displacements, diffusion directions).
     colour = components in (3, 4) and values.dtype == np.uint8
     if colour:
         values = values[..., :3]
     dims = values.ndim - (components > 1)
     values = _four_axes(values if dims > 2 else np.expand_dims(values, 2), colour)
-    return RawScan(values, _affine_3d(np.asarray(meta["affine"], dtype=np.float64)), colour, frames_in_z)
+    return RawScan(values, _affine_3d(image.affine), colour, frames_in_z)
 
 
 def _affine_3d(affine: np.ndarray) -> np.ndarray:
@@ -157,12 +157,3 @@ def _affine_3d(affine: np.ndarray) -> np.ndarray:
     dims = len(affine) - 1
     full[:dims, :dims], full[:dims, 3] = affine[:dims, :dims], affine[:dims, dims]
     return full
-
-
-def _nrrd_shape(path: Path) -> tuple[int, ...]:
-    import itk
-
-    io = itk.NrrdImageIO.New()
-    io.SetFileName(str(path))
-    io.ReadImageInformation()
-    return tuple(io.GetDimensions(axis) for axis in range(io.GetNumberOfDimensions()))

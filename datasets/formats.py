@@ -43,6 +43,17 @@ def format_by_content(path: str | Path) -> str | None:
     return next((kind for at, magic, kind in _MAGIC if head[at : at + len(magic)] == magic), None)
 
 
+def is_dicom(path: str | Path) -> bool:
+    """Whether a file is DICOM by its first bytes, or by its name where they show nothing."""
+    with open(path, "rb") as stream:
+        head = stream.read(132)
+    if head[128:] == b"DICM":
+        return True
+    # Old files have no mark: they start with an element of group 2 or 8.
+    bare = head[:2] in (b"\x02\0", b"\x08\0") and head[3:4] == b"\0"
+    return format_by_name(path) == DICOM or (format_by_name(path) is None and bare)
+
+
 def scan_format(path: str | Path) -> str:
     """Return the format of a file, after comparing its name with its first bytes.
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from monai.data import NibabelReader
 
 from datasets.formats import DICOM, NIFTI, NRRD, scan_format
-from datasets.readers.dicom import ORIENTATION, read_header, series_files
+from datasets.readers.dicom import series_files
+from datasets.readers.dicom_header import ORIENTATION, read_header
 
 
 def knows_sides(path: str | Path, series_uid: str | None = None) -> bool:

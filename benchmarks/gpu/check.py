@@ -33,6 +33,7 @@ NEEDED = {
 OPTIONAL = {
     "fire": ("fire", "the command line of monai.bundle, which the study does not use"),
     "itk": ("itk", "DICOM and NRRD; the packed pictures are PNG"),
+    "pydicom": ("pydicom", "DICOM"),
     "timm": ("timm", "the optimizer lamb; the study uses adamw"),
     "torchvision": ("torchvision", "timm and open_clip"),
     "transformers": ("transformers", "vision-language localizers; the maps are packed"),

@@ -1,62 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DICOM through ITK's GDCM reader: finding series, checking that they are volumes, reading them."""
+"""DICOM: finding series, checking that they are volumes, reading them through ITK's GDCM reader."""
 
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from datasets import itk_process
+from datasets.claims import MAX_VOXELS, check_bound
 from datasets.errors import ScanError
-from datasets.formats import DICOM, scan_format
+from datasets.formats import DICOM, is_dicom, scan_format
+from datasets.itk_process import ItkImage
+from datasets.readers.dicom_header import DESCRIBING, Slice, read_header
 
 logger = logging.getLogger(__name__)
 
-COPY = "Copy the file again from its source, or leave it out (--skip_bad true)."
 CONVERT = "Convert it to NIfTI with a tool that sorts this out (dcm2niix does), or leave it out."
-ORIENTATION = "0020|0037"  # ImageOrientationPatient: of slices, not of projections
-_NEEDED = ("0008|0008", "0028|0004", ORIENTATION)  # and ImageType, PhotometricInterpretation
 _PARALLEL = 1e-3  # difference of direction cosines that still counts as parallel (rounding in the header)
 _UNEVEN = 0.1  # deviation of a gap between slices from the median gap, as a share of it
 _TILT = 0.05  # sideways step from slice to slice, as a share of the step forward; 0.05 is 2.9 degrees
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What the header of one DICOM file says.
-
-    Attributes:
-        size: columns, rows, frames.
-        origin: position of the first pixel's centre in millimetres, LPS+.
-        directions: unit vectors of rows, columns and normal, ``[3, 3]``, one in a row.
-        components: numbers a pixel, 3 for colour.
-        pixel: ITK's name of their type, such as "unsigned_char".
-        tags: values as text, by "group|element".
-    """
-
-    size: tuple[int, int, int]
-    origin: np.ndarray
-    directions: np.ndarray
-    components: int
-    pixel: str
-    tags: Mapping[str, str]
-
-
-# What tags say of a scan's content; the name is that of the DICOM standard, part 6.
-DESCRIBING = {
-    "Modality": "0008|0060",
-    "BodyPartExamined": "0018|0015",
-    "StudyDescription": "0008|1030",
-    "SeriesDescription": "0008|103e",
-    "ProtocolName": "0018|1030",
-}
 
 
 def describing_tags(path: str | Path, series_uid: str | None = None) -> dict[str, str]:
@@ -67,7 +35,7 @@ def describing_tags(path: str | Path, series_uid: str | None = None) -> dict[str
         series_uid: which series of the folder.
 
     Returns:
-        Values of :data:`DESCRIBING`, without those that are missing or empty; nothing for a scan that is not DICOM.
+        Values of `DESCRIBING`, without those that are missing or empty; nothing for a scan that is not DICOM.
 
     Raises:
         ScanError: a DICOM file that cannot be interpreted.
@@ -81,6 +49,8 @@ def describing_tags(path: str | Path, series_uid: str | None = None) -> dict[str
 def series_in(folder: str | Path) -> dict[str, list[str]]:
     """Return the DICOM series of a folder (not of those below it) by SeriesInstanceUID.
 
+    Files whose header makes no image are in none of them; the log counts them and names the first.
+
     Args:
         folder: an existing folder.
 
@@ -93,14 +63,26 @@ def series_in(folder: str | Path) -> dict[str, list[str]]:
 
 @lru_cache(maxsize=64)  # each scan of a folder asks for the same list
 def _series_in(folder: str, modified: int) -> dict[str, list[str]]:
-    import itk
+    found: dict[str, dict[str, Slice]] = {}
+    refused: list[ScanError] = []
+    for file in sorted(Path(folder).iterdir()):
+        if file.name.startswith(".") or not file.is_file() or not is_dicom(file):
+            continue
+        try:
+            header = read_header(file)
+        except ScanError as error:
+            refused.append(error)
+        else:
+            found.setdefault(header.series, {})[str(file)] = header
+    if refused:
+        logger.warning("%s: %d DICOM files are no images that can be read: %s", folder, len(refused), refused[0])
+    return {uid: _sorted(headers) for uid, headers in sorted(found.items())}
 
-    names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(False)
-    names.SetRecursive(False)
-    with _without_warnings():
-        names.SetDirectory(folder)
-        return {uid: [str(file) for file in names.GetFileNames(uid)] for uid in names.GetSeriesUIDs()}
+
+def _sorted(headers: dict[str, Slice]) -> list[str]:
+    """Files along the normal of the first; what lies at one place by number and name."""
+    normal = next(iter(headers.values())).directions[2]
+    return sorted(headers, key=lambda file: (headers[file].origin @ normal, headers[file].instance, file))
 
 
 def series_files(path: str | Path, series_uid: str | None) -> list[str]:
@@ -127,77 +109,56 @@ def series_files(path: str | Path, series_uid: str | None) -> list[str]:
     raise ScanError(path, problem, "Give each series a folder of its own.")
 
 
-def read_header(file: str) -> Slice:
-    """Read the header of a DICOM file.
-
-    Raises:
-        ScanError: a file that GDCM cannot interpret.
-    """
-    import itk
-
-    io = itk.GDCMImageIO.New()
-    io.SetFileName(file)
-    try:
-        io.ReadImageInformation()
-    except RuntimeError as error:
-        raise ScanError(file, f"truncated, or no DICOM image ({last_line(error)})", COPY) from error
-    tags = io.GetMetaDataDictionary()
-    columns, rows, frames = (io.GetDimensions(axis) if axis < io.GetNumberOfDimensions() else 1 for axis in range(3))
-    return Slice(
-        size=(columns, rows, frames),
-        origin=np.array([io.GetOrigin(axis) for axis in range(3)]),
-        directions=np.array([io.GetDirection(axis) for axis in range(3)]),
-        components=io.GetNumberOfComponents(),
-        pixel=io.GetComponentTypeAsString(io.GetComponentType()),
-        tags={key: _text(tags[key]) for key in (*_NEEDED, *DESCRIBING.values()) if tags.HasKey(key)},
-    )
-
-
-def _text(value: Any) -> str:
-    """A tag's value; ITK hands bytes that are not UTF-8 over as lone surrogates, which are read as Latin-1 here."""
-    raw = str(value).encode("utf-8", "surrogateescape")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    return text.strip().strip("\0")
-
-
-def read_series(path: str | Path, series_uid: str | None) -> tuple[Any, int]:
+def read_series(path: str | Path, series_uid: str | None, max_voxels: int = MAX_VOXELS) -> tuple[ItkImage, int]:
     """Read a DICOM series or file.
 
     Args:
         path: folder or file.
         series_uid: which series of the folder.
+        max_voxels: most voxels, of all its files together.
 
     Returns:
-        The ITK image and its number of frames (1 unless it is one multi-frame file).
+        The image and its number of frames (1 unless it is one multi-frame file).
 
     Raises:
         ScanError: a series that is no volume, or a file that cannot be decoded.
     """
-    import itk
-
     files = series_files(path, series_uid)
     headers = [read_header(file) for file in files]
     if "MOSAIC" in headers[0].tags.get("0008|0008", ""):
         raise ScanError(path, "a mosaic: the slices of a volume as tiles of one picture", CONVERT)
-    if headers[0].components > 1 and headers[0].pixel != "unsigned_char":  # ITK's Python has no image type for it
+    if headers[0].components > 1 and not headers[0].eight_bits:  # ITK's Python has no image type for it
         problem = f"pixels of {headers[0].components} components of more than 8 bits are not read"
         raise ScanError(path, problem, "Save it as 8-bit colour, or as grey.")
     if len(files) > 1:
         _check_volume(path, headers)
+    columns, rows, frames = headers[0].size
+    shape = (columns, rows, frames * len(files))  # the slices of a volume are equal
+    check_bound(path, shape, max_voxels)
     if headers[0].tags.get("0028|0004") == "MONOCHROME1":
         logger.info("%s: stored inverted (MONOCHROME1); GDCM turns the grey levels over", path)
-    # Rescale slope and type may differ from slice to slice, and ITK takes the first one's type for all.
-    pixel = itk.F if headers[0].components == 1 else None
+    return _decoded(path, files, headers[0].components, math.prod(shape)), frames if len(files) == 1 else 1
+
+
+def _decoded(path: str | Path, files: Sequence[str], components: int, voxels: int) -> ItkImage:
+    grey, size = components == 1, 4 * voxels * components
     try:
-        with _without_warnings():
-            image = itk.imread(files if len(files) > 1 else files[0], pixel_type=pixel)
+        return itk_process.read_dicom(files, grey, size)
     except RuntimeError as error:
-        problem = f"its pixels cannot be decoded: truncated, or a compression without codec ({last_line(error)})"
-        raise ScanError(path, problem, CONVERT) from error
-    return image, headers[0].size[2] if len(files) == 1 else 1
+        culprit = _culprit(files, grey, size) if len(files) > 1 else None
+        told, reason = culprit or (path, error)
+        problem = f"its pixels cannot be decoded: truncated, or a compression without codec ({last_line(reason)})"
+        raise ScanError(told, problem, CONVERT) from error
+
+
+def _culprit(files: Sequence[str], grey: bool, size: int) -> tuple[str, RuntimeError] | None:
+    """The first file of a series that cannot be decoded by itself, and why."""
+    for file in files:
+        try:
+            itk_process.read_dicom([file], grey, size)
+        except RuntimeError as error:
+            return file, error
+    return None
 
 
 def last_line(error: Exception) -> str:
@@ -206,19 +167,6 @@ def last_line(error: Exception) -> str:
     if not lines:
         return type(error).__name__
     return re.sub(r"^ITK ERROR: \w+\(0x[0-9a-f]+\): ", "", lines[-1])[:200].rstrip(".")
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Keep ITK's warnings, which name no file, off the console: what they are about is checked here."""
-    import itk
-
-    shown = itk.Object.GetGlobalWarningDisplay()
-    itk.Object.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        itk.Object.SetGlobalWarningDisplay(shown)
 
 
 def _check_volume(path: str | Path, slices: Sequence[Slice]) -> None:

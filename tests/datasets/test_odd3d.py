@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 
 from datasets import LoadScand, ScanError, load_datalist
 from datasets.decoding import read_scan, scan_dims
-from datasets.readers.dicom import read_header
+from datasets.readers.dicom_header import read_header
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a header says is in its file, held against the file's length and a bound before any memory is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.errors import ScanError
+
+MAX_VOXELS = 2**29  # 512 x 512 x 2048; 2 GiB a channel in single precision
+
+_DEFLATE = 1032  # no deflate stream (gzip, PNG) is shorter than a 1032nd of its content (zlib's technical notes)
+_UNLIKELY = 2**26  # voxels from which other codecs are held to the same
+_COPY = "Copy the file again from its source, or leave it out (--skip_bad true)."
+
+
+def check_claim(path: str | Path, shape: Sequence[int], size: float, held: int, codec: str | None = None) -> None:
+    """Raise unless a file can hold what its header says.
+
+    Args:
+        path: the file, for messages.
+        shape: voxels along each axis, all volumes and frames included, without colours.
+        size: bytes of all voxels when they are not compressed.
+        held: bytes of the file that are left for them.
+        codec: None for voxels that are not compressed, "deflate", or another one's name.
+
+    Raises:
+        ScanError: sides that are not positive, or more voxels than the file can hold.
+    """
+    sides = tuple(int(side) for side in shape)
+    if min(sides, default=0) < 1:
+        raise ScanError(path, f"it has no voxels: its size is {sides}", "Export it again, or leave it out.")
+    most = held if codec is None else held * _DEFLATE
+    if size > most and (codec in (None, "deflate") or math.prod(sides) > _UNLIKELY):
+        packed = "" if codec is None else f" ({codec})"
+        problem = f"{size:.0f} bytes of voxels ({sides}) by its header, which the file's {held}{packed} cannot hold"
+        raise ScanError(path, f"truncated, or a wrong header: {problem}", _COPY)
+
+
+def check_bound(path: str | Path, shape: Sequence[float], max_voxels: int) -> None:
+    """Raise a ScanError for more voxels than the bound.
+
+    Args:
+        path: the file, or the folder of a series, for the message.
+        shape: voxels along each axis, all volumes and frames included, without colours.
+        max_voxels: the bound on their product.
+    """
+    voxels = math.prod(shape)
+    if not voxels <= max_voxels:
+        sides = " x ".join(f"{side:.0f}" for side in shape)
+        problem = f"{sides} are {voxels:.3g} voxels, more than the {max_voxels} of max_voxels"
+        remedy = "Cut it, leave it out (--skip_bad true), or set max_voxels higher"
+        raise ScanError(path, problem, f"{remedy} (a channel of it takes {4 * voxels / 2**30:.1f} GiB)")
