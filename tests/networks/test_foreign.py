@@ -52,7 +52,7 @@ def torchvision_features(network, image):
 
 def assert_same(own, other):
     for mine, theirs in zip(own, other, strict=True):
-        assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+        assert (mine - theirs).abs().max() <= 1e-4 * theirs.abs().max()
         assert mine.shape == theirs.shape
 
 
