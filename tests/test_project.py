@@ -12,11 +12,17 @@ from pathlib import Path
 import pytest
 
 ROOM_MAY_USE = {
-    "localizers": {"keys", "files", "prompts", "records"},  # the prompt library knows in which window to show what
+    "localizers": {
+        "keys",
+        "files",
+        "finite",
+        "prompts",
+        "records",
+    },  # the prompt library knows in which window to show what
     "regions": {"keys", "files", "localizers"},
     "masking": {"keys", "files", "regions"},
     "gate": {"keys", "files"},
-    "networks": {"keys", "files", "records"},
+    "networks": {"keys", "files", "finite", "records"},
     "preprocessing": {"keys", "files", "networks", "options", "records", "regions"},
     "prompts": {"keys", "files"},
     "losses": {"keys", "files"},
@@ -26,6 +32,7 @@ ROOM_MAY_USE = {
     "tasks": {
         "components",
         "files",
+        "finite",
         "keys",
         "metrics",
         "networks",
@@ -33,7 +40,7 @@ ROOM_MAY_USE = {
         "records",
         "visual",
     },
-    "handlers": {"keys", "files", "losses", "networks", "visual"},
+    "handlers": {"keys", "files", "finite", "losses", "networks", "visual"},
 }
 
 
