@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that see brightness and nothing else, behind the processors at their published sizes: maps lie where the
-bright block lies, on wide and tall pictures and on volumes of thick slices, whichever way these are cut."""
+"""Networks that see brightness and nothing else, behind the published processors: maps lie where the bright block lies,
+on wide and tall pictures (at the published size) and on volumes of thick slices, whichever way these are cut."""
 
 from __future__ import annotations
 
@@ -90,39 +90,44 @@ def padded(side):
     return {"size": {"longest_edge": side}, "pad_size": {"height": side, "width": side}, **low, **PLAIN}
 
 
+def short(side):
+    return {"size": {"shortest_edge": side, "longest_edge": side * 5 // 3}, **PLAIN}
+
+
+# class, network, picture processor, its settings and side; or class, processor, ..., options
 LOCALIZERS = {
-    "clipseg": (ClipSegLocalizer, ClipSeg, lambda: transformers.ViTImageProcessor(**square(352))),
-    "owlv2": (Owlv2Localizer, Detector, lambda: transformers.Owlv2ImageProcessor(**square(960))),
-    "grounding_dino": (
-        GroundingDinoLocalizer,
-        Detector,
-        lambda: transformers.GroundingDinoImageProcessor(size={"shortest_edge": 800, "longest_edge": 1333}, **PLAIN),
-    ),
-    "sam3": (Sam3Localizer, Sam3, lambda: transformers.Sam3ImageProcessor(**square(1008))),
+    "clipseg": (ClipSegLocalizer, ClipSeg, "ViTImageProcessor", square, 352),
+    "owlv2": (Owlv2Localizer, Detector, "Owlv2ImageProcessor", square, 960),
+    "grounding_dino": (GroundingDinoLocalizer, Detector, "GroundingDinoImageProcessor", short, 800),
+    "sam3": (Sam3Localizer, Sam3, "Sam3ImageProcessor", square, 1008),
 }
 REFINERS = {
-    "sam": (SamRefiner, lambda: transformers.SamProcessor(transformers.SamImageProcessor(**padded(1024))), {}),
-    "sam2": (Sam2Refiner, lambda: transformers.Sam2Processor(transformers.Sam2ImageProcessor(**square(1024))), {}),
-    "medsam": (MedSamRefiner, lambda: transformers.SamProcessor(transformers.SamImageProcessor(**padded(1024))), {}),
+    "sam": (SamRefiner, "Sam", padded, {}),
+    "sam2": (Sam2Refiner, "Sam2", square, {}),
+    "medsam": (MedSamRefiner, "Sam", padded, {}),
+    "sam, points": (SamRefiner, "Sam", padded, {"prompts": "point"}),
+    "sam2, points": (Sam2Refiner, "Sam2", square, {"prompts": "point"}),
 }
-REFINERS["sam, points"] = (*REFINERS["sam"][:2], {"prompts": "point"})
-REFINERS["sam2, points"] = (*REFINERS["sam2"][:2], {"prompts": "point"})
+EVERY = [*LOCALIZERS, *REFINERS]
 
 
-@pytest.fixture(params=[*LOCALIZERS, *REFINERS])
-def found(request, tmp_path):
-    """Function from a scan, its block and the axes that it is cut across (none: a picture) to a map."""
-    if request.param in LOCALIZERS:
-        kind, model, pictures = LOCALIZERS[request.param]
-        read = bert_tokenizer if kind is GroundingDinoLocalizer else lambda folder: clip_tokenizer(folder, 16)
-        part = kind(device="cpu")
-        part.checkpoint.processor = SimpleNamespace(image_processor=pictures(), tokenizer=read(tmp_path))
-        part.checkpoint.model = model()
-        return lambda scan, _, *axes: (Slicewise(part, axes=axes) if axes else part).localize(scan, ["lung"])[0]
-    kind, processor, options = REFINERS[request.param]
-    part = kind(device="cpu", **options)
-    part.checkpoint.processor, part.checkpoint.model = processor(), Sam()
-    return lambda scan, block, *axes: (SlicewiseRefiner(part, axes=axes) if axes else part).refine(scan, block[None])[0]
+def localizer(name, folder, part_of_size=1):
+    kind, network, processor, settings, side = LOCALIZERS[name]
+    read = bert_tokenizer(folder) if kind is GroundingDinoLocalizer else clip_tokenizer(folder, 16)
+    pictures = getattr(transformers, processor)(**settings(side // part_of_size))
+    model = kind(device="cpu")
+    model.checkpoint.processor = SimpleNamespace(image_processor=pictures, tokenizer=read)
+    model.checkpoint.model = network()
+    return model
+
+
+def refiner(name, part_of_size=1):
+    kind, family, settings, options = REFINERS[name]
+    pictures = getattr(transformers, f"{family}ImageProcessor")(**settings(1024 // part_of_size))
+    model = kind(device="cpu", **options)
+    model.checkpoint.processor = getattr(transformers, f"{family}Processor")(pictures)
+    model.checkpoint.model = Sam()
+    return model
 
 
 def scan_with(shape, block):
@@ -131,14 +136,23 @@ def scan_with(shape, block):
     return 1 + 9 * truth[None], truth
 
 
-@pytest.mark.parametrize("shape", [(400, 170), (170, 400)])
-def test_on_pictures(found, shape):
-    scan, truth = scan_with(shape, (slice(90, 150), slice(20, 70)))
-    assert overlap(found(scan, truth), truth) > 0.98
+@pytest.mark.parametrize("name", EVERY)
+def test_on_pictures(name, tmp_path):
+    part = localizer(name, tmp_path) if name in LOCALIZERS else refiner(name)
+    for shape in ((400, 170), (170, 400)):
+        scan, truth = scan_with(shape, (slice(90, 150), slice(20, 70)))
+        found = part.localize(scan, ["lung"]) if name in LOCALIZERS else part.refine(scan, truth[None])
+        assert overlap(found[0], truth) > 0.98
 
 
-def test_on_volumes_of_thick_slices(found):
+@pytest.mark.parametrize("name", EVERY)
+def test_on_volumes_of_thick_slices(name, tmp_path):
     scan, truth = scan_with((60, 90, 24), (slice(30, 38), slice(10, 20), slice(15, 19)))
     image = MetaTensor(scan, affine=torch.diag(torch.tensor([1.0, 1.0, 4.0, 1.0])))
+    part = localizer(name, tmp_path, 4) if name in LOCALIZERS else refiner(name, 4)
     for axis in range(3):
-        assert overlap(found(image, truth, axis), truth) > 0.98
+        if name in LOCALIZERS:
+            found = Slicewise(part, axes=axis).localize(image, ["lung"])
+        else:
+            found = SlicewiseRefiner(part, axes=axis).refine(image, truth[None])
+        assert overlap(found[0], truth) > 0.98
