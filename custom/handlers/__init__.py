@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers for MONAI's Ignite engines."""
 
-from custom.handlers.checkpoint import ResumeTraining, TrainingCheckpoint
+from custom.handlers.checkpoint import ResumeTraining, TrainingCheckpoint, check_resumed
 from custom.handlers.export import EncoderExport
 from custom.handlers.finite_loss import FiniteLoss
 from custom.handlers.gradient_clipping import GradientClipping
@@ -29,5 +29,6 @@ __all__ = [
     "TrackedRun",
     "TrainingCheckpoint",
     "TrainingHistory",
+    "check_resumed",
     "read_history",
 ]

@@ -144,6 +144,25 @@ class ResumeTraining:
             _set_schedule(schedule, round(content.get(name, {}).get("last_epoch", done) * share), groups[name])
 
 
+def check_resumed(folder: str | Path, settings: RunSettings) -> None:
+    """Compare a run's settings with those of the checkpoint that it will go on from, before any work is done.
+
+    Args:
+        folder: where :class:`TrainingCheckpoint` wrote, ``settings`` and ``seed`` among its objects.
+        settings: of the run.
+
+    Raises:
+        ValueError: see :meth:`custom.handlers.RunSettings.check`.
+    """
+    for _, path in reversed(checkpoints(folder)):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception:  # said when it is the turn of this one to be loaded
+            continue
+        settings.check(path, content.get("settings"), content.get("seed", {}).get("seed"))
+        return
+
+
 def _compare(path: Path, epoch: int, wanted: dict[str, Any], content: Mapping[str, Any]) -> None:
     """Compare settings, if there are any, and take out of ``wanted`` what they decide."""
     seeds = [name for name, item in wanted.items() if isinstance(item, RunSeed)]

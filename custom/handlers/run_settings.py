@@ -38,41 +38,57 @@ class RunSettings:
         """Return the history."""
         return {"history": self.history}
 
-    def resume(self, checkpoint: Path, epoch: int, recorded: Mapping[str, Any] | None, seed: int | None = None) -> None:
-        """Compare with what a checkpoint was learnt with, and take over its history.
+    def check(self, checkpoint: Path, recorded: Mapping[str, Any] | None, seed: int | None = None) -> dict[str, str]:
+        """Compare with what a checkpoint was learnt with.
 
         Args:
             checkpoint: its file, for messages.
-            epoch: after which it was written.
             recorded: :meth:`state_dict` of then; None: it was written before settings were kept.
             seed: of then, where nothing else is known.
 
+        Returns:
+            The settings that differ, and how, in words.
+
         Raises:
-            ValueError: if settings differ that change what is learnt and ``may_change`` is false; it lists them.
+            ValueError: if some of them change what is learnt and ``may_change`` is false; it lists them.
         """
-        history = _history(checkpoint, recorded)
-        if not history:
+        before = _before(checkpoint, recorded, seed)
+        known = before.keys() & self.values.keys() - set(_PLACES)
+        differing = {
+            name: f"{name} was {before[name]!r}, is {self.values[name]!r}"
+            for name in sorted(known)
+            if before[name] != self.values[name]
+        }
+        refused = [words for name, words in differing.items() if name not in MAY_DIFFER]
+        if refused and not self.may_change:
+            raise ValueError(
+                f"{checkpoint} was learnt with other settings: {'; '.join(refused)}. Give those of before, or begin "
+                "another run: with another --output_dir, or with --resume false. To go on all the same: "
+                "--resume_changed true (the run's record then says which epochs had which settings)."
+            )
+        return differing
+
+    def resume(self, checkpoint: Path, epoch: int, recorded: Mapping[str, Any] | None, seed: int | None = None) -> None:
+        """Compare, say what differs, and take over the checkpoint's history.
+
+        Args:
+            checkpoint, recorded, seed: see :meth:`check`.
+            epoch: after which it was written.
+
+        Raises:
+            ValueError: as :meth:`check`.
+        """
+        differing = self.check(checkpoint, recorded, seed)
+        if recorded is None:
             known = "its seed" if seed is not None else "nothing"
             logger.warning(
                 "%s was written before settings were kept in checkpoints: %s can be compared.", checkpoint, known
             )
-        before = history[-1]["settings"] if history else {} if seed is None else {"seed": seed}
-        differing = [
-            name for name in before.keys() & self.values.keys() - set(_PLACES) if before[name] != self.values[name]
-        ]
-        words = {name: f"{name} was {before[name]!r}, is {self.values[name]!r}" for name in sorted(differing)}
-        told = "; ".join(words.values())
-        if set(differing) - set(MAY_DIFFER) and not self.may_change:
-            refused = "; ".join(text for name, text in words.items() if name not in MAY_DIFFER)
-            raise ValueError(
-                f"{checkpoint} was learnt with other settings: {refused}. Give those of before, or begin another run: "
-                "with another --output_dir, or with --resume false. To go on all the same: --resume_changed true (the "
-                "run's record then says which epochs had which settings)."
-            )
         if differing:
-            logger.warning("Resumed after epoch %d with other settings: %s.", epoch, told)
+            logger.warning("Resumed after epoch %d with other settings: %s.", epoch, "; ".join(differing.values()))
+        history = _history(checkpoint, recorded)
         if set(differing) - {"max_epochs"}:  # a run that only goes on for longer has no other settings
-            earlier = history or [{"from_epoch": 1, "settings": before}]
+            earlier = history or [{"from_epoch": 1, "settings": _before(checkpoint, recorded, seed)}]
             self.history = [*earlier, {"from_epoch": epoch + 1, "settings": self.values}]
         elif history:
             self.history = [*history[:-1], {**history[-1], "settings": self.values}]
@@ -80,6 +96,13 @@ class RunSettings:
     def as_info(self) -> dict[str, Any]:
         """Return ``settings_history`` for a run's record; empty if the settings never changed."""
         return {"settings_history": self.history} if len(self.history) > 1 else {}
+
+
+def _before(checkpoint: Path, recorded: Mapping[str, Any] | None, seed: int | None) -> Mapping[str, Any]:
+    history = _history(checkpoint, recorded)
+    if history:
+        return history[-1]["settings"]
+    return {} if seed is None else {"seed": seed}
 
 
 def _history(checkpoint: Path, recorded: Mapping[str, Any] | None) -> list[dict[str, Any]]:
