@@ -15,13 +15,14 @@ from torch import Tensor
 from custom.localizers.base import UnknownPromptError, spatial_values
 from custom.localizers.guess import guess_modality
 from custom.localizers.operators import REFINERS, SOURCES, Map, Scan
+from custom.localizers.operators.field import Box, field_of_body, whole_field
 from custom.localizers.operators.scan import is_hounsfield
 from custom.localizers.prompt import Words
 from custom.localizers.vocabulary import MODALITIES, Concept, Step, Vocabulary, parameter_names
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # raise it whenever an operator or the parser gives other maps
+VERSION = 3  # raise it whenever an operator or the parser gives other maps
 SIDE_CONVENTIONS = ("radiological", "neurological")
 
 
@@ -75,12 +76,11 @@ class ConceptLocalizer:
         """Find what each prompt names; see :class:`custom.localizers.base.Localizer`."""
         tensor = spatial_values(image, self.native_dims)
         values = np.ascontiguousarray(tensor.cpu().numpy(), dtype=np.float32)
-        scans: dict[str, Scan] = {}
+        scans: dict[str, tuple[Scan, Box]] = {}
         maps = [self._one(values, prompt, scans) for prompt in prompts]
-        result = np.stack(maps) if maps else np.zeros((0, *values.shape), dtype=np.float32)
-        return torch.from_numpy(result.astype(np.float32))
+        return torch.from_numpy(np.stack(maps) if maps else np.zeros((0, *values.shape), dtype=np.float32))
 
-    def _one(self, values: np.ndarray, prompt: str, scans: dict[str, Scan]) -> Map:
+    def _one(self, values: np.ndarray, prompt: str, scans: dict[str, tuple[Scan, Box]]) -> Map:
         words = self.vocabulary.parse(prompt)
         hint = self.modality or words.modality or ("ct" if is_hounsfield(values) else None)
         concept = self._concept(prompt, words, hint)
@@ -93,8 +93,11 @@ class ConceptLocalizer:
             raise UnknownPromptError(
                 prompt, known, f"names {concept.name!r}, which is not defined for {modality} scans"
             )
-        scan = scans.setdefault(modality, Scan(values, modality, self._low_side(values.ndim)))
-        return run_chain(scan, chain, words)
+        if modality not in scans:
+            box = field_of_body(values, modality)
+            scans[modality] = Scan(values[box], modality, self._low_side(values.ndim)), box
+        scan, box = scans[modality]
+        return whole_field(run_chain(scan, chain, words), box, values.shape)
 
     def _concept(self, prompt: str, words: Words, modality: str | None) -> Concept:
         if words.negated:

@@ -7,8 +7,10 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from custom.localizers.operators.scan import Scan, closed, dilated, eroded, opened, smooth
+from custom.localizers.operators.field import holds_air
+from custom.localizers.operators.scan import Scan, closed, dilated, eroded, filled_slices, largest, opened, smooth
 
+ROOM_HU = -970.0  # between the air of a room (about -1000) and of the lung
 LUNG_HU = -320.0  # between lung (about -800) and soft tissue (about 0)
 
 
@@ -31,11 +33,12 @@ def ct_lung_mask(scan: Scan, gap: float = 0.025, least: float = 0.004, keep: flo
     """
     inside = _content(scan.values)
     result = np.zeros(scan.values.shape, bool)
-    parts = _large(_enclosed(_air(scan, inside)), least, keep)
+    air = _air(scan, inside)
+    parts = _large(_enclosed(air, _is_outside_air(scan, inside, air)), least, keep)
     if parts.any():
         radius = max(gap * scan.size, 1.0)
         reach = int(radius) + 2
-        whole = _filled_slices(closed(np.pad(parts, reach, mode="edge"), radius))
+        whole = filled_slices(closed(np.pad(parts, reach, mode="edge"), radius))
         result[inside] = whole[tuple(slice(reach, -reach) for _ in range(parts.ndim))]
     return result
 
@@ -61,7 +64,12 @@ def _content(values: np.ndarray) -> tuple[slice, ...]:
     return (*spans, *[slice(None)] * (values.ndim - 2))
 
 
-def _enclosed(air: np.ndarray, neck: float = 1.5) -> np.ndarray:
+def _is_outside_air(scan: Scan, inside: tuple[slice, ...], air: np.ndarray) -> bool:
+    """Whether the air in Hounsfield units is mostly that of a room, or padding, not that of lungs."""
+    return bool(scan.hounsfield and air.any() and np.median(scan.values[inside][air]) < ROOM_HU)
+
+
+def _enclosed(air: np.ndarray, is_room: bool = False, neck: float = 1.5) -> np.ndarray:
     """Air without the outside, which is what holds a corner of a slice; a crop inside the chest has no outside."""
     planes = air[..., None] if air.ndim == 2 else air
     outside = np.stack([_outside(planes[..., z], neck) for z in range(planes.shape[2])], axis=2).reshape(air.shape)
@@ -69,14 +77,16 @@ def _enclosed(air: np.ndarray, neck: float = 1.5) -> np.ndarray:
     tissue = ~air
     # On a whole slice the body is the larger part and holds air; in a crop the lung reaches the corners.
     whole = tissue.mean() > 0.3 and within.sum() > 0.05 * tissue.sum() and within.sum() > 0.5 * outside.sum()
-    return within if whole or _surrounded(outside) else air
+    return within if whole or is_room or _surrounded(outside, tissue) else air
 
 
-def _surrounded(outside: np.ndarray) -> bool:
-    """Whether air lies in all corners and along most of the rim: a body in air."""
+def _surrounded(outside: np.ndarray, tissue: np.ndarray) -> bool:
+    """Whether air lies in all corners and along most of the rim: a body in air, however much, not a spot in a lung."""
     rim = np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]])
     corners = [outside[x, y].mean() for x in (0, -1) for y in (0, -1)]
-    return bool(rim.mean() > 0.6 and min(corners) > 0.8 and outside.mean() < 0.65)
+    if rim.mean() <= 0.6 or min(corners) <= 0.8:
+        return False
+    return bool(outside.mean() < 0.65 or holds_air(largest(tissue), tissue))
 
 
 def _outside(air: np.ndarray, neck: float) -> np.ndarray:
@@ -95,9 +105,3 @@ def _large(mask: np.ndarray, least: float, keep: float) -> np.ndarray:
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return (sizes >= max(least * mask.size, keep * sizes.max(), 1))[labels]
-
-
-def _filled_slices(mask: np.ndarray) -> np.ndarray:
-    if mask.ndim == 2:
-        return ndimage.binary_fill_holes(mask)
-    return np.stack([ndimage.binary_fill_holes(mask[..., z]) for z in range(mask.shape[2])], axis=2)

@@ -122,3 +122,10 @@ def opened(mask: np.ndarray, distance: float) -> np.ndarray:
 def closed(mask: np.ndarray, distance: float) -> np.ndarray:
     """Morphological closing with a disc or ball, by distance transforms."""
     return mask | eroded(dilated(mask, distance), distance)
+
+
+def filled_slices(mask: np.ndarray) -> np.ndarray:
+    """Fill holes; of a volume in each axial slice."""
+    if mask.ndim == 2:
+        return ndimage.binary_fill_holes(mask)
+    return np.stack([ndimage.binary_fill_holes(mask[..., z]) for z in range(mask.shape[2])], axis=2)
