@@ -16,7 +16,7 @@ A layer of any other kind raises :class:`UnsupportedLayerError`: it would be sil
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any
 
 import torch
@@ -26,7 +26,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _MaxPoolNd
 
+from custom.networks.packed.normalisation import batch_norm, layer_norm
 from custom.networks.packed.rows import Rows
+from custom.networks.packed.sums import at_least_float32
 from custom.networks.visibility import Visibility
 
 POINTWISE = (
@@ -36,15 +38,26 @@ POINTWISE = (
 
 
 class UnsupportedLayerError(TypeError):
-    """A layer whose meaning under a mask is not defined."""
+    """A layer, or a forward pass, that has no meaning under a mask.
 
-    def __init__(self, layer: str) -> None:
-        super().__init__(
+    Args:
+        layer: what it is.
+        frozen: what its trace does not follow (:attr:`custom.networks.tracing.Trace.frozen`); empty: it has no rule.
+    """
+
+    def __init__(self, layer: str, frozen: str = "") -> None:
+        self.layer = layer
+        no_rule = (
             f"{layer} has no rule for hidden positions, so it cannot be pretrained sparsely. Supported: convolutions, "
             "batch, instance, group and channel-wise layer normalisation, maximum, average and global average pooling, "
             "linear layers, element-wise activations and dropout. Choose another encoder, or add a rule in "
             "custom/networks/masked_layers.py and custom/networks/packed/layers.py."
         )
+        not_followed = (
+            f"{layer} cannot be pretrained sparsely: {frozen}, which its trace would not follow. Tasks run the network "
+            "itself and are not concerned."
+        )
+        super().__init__(not_followed if frozen else no_rule)
 
 
 @singledispatch
@@ -76,37 +89,20 @@ def _linear(layer: nn.Linear, values: Tensor, visibility: Visibility) -> Tensor:
 @masked_layer.register
 def _layer_norm(layer: nn.LayerNorm, values: Tensor, visibility: Visibility) -> Tensor:
     check_layer_norm(layer, values.shape[1])
-    return _per_position(layer, values, visibility)
+    return _per_position(partial(layer_norm, layer), values, visibility)
 
 
-def _per_position(layer: nn.Module, values: Tensor, visibility: Visibility) -> Tensor:
+def _per_position(layer: Callable[[Tensor], Tensor], values: Tensor, visibility: Visibility) -> Tensor:
     """Apply a layer that works on the channels of one position, which it expects last."""
     if values.ndim <= 2:
-        result: Tensor = layer(values)
-        return result
+        return layer(values)
     return visibility.hide(layer(values.movedim(1, -1)).movedim(-1, 1))
 
 
 @masked_layer.register
 def _batch_norm(layer: _BatchNorm, values: Tensor, visibility: Visibility) -> Tensor:
     rows = Rows.of(values, visibility.sites(values.shape[2:]))
-    return Rows(normalise_rows(layer, rows.values, values.ndim - 2), rows.sites).dense()
-
-
-def normalise_rows(layer: nn.Module, values: Tensor, spatial_dims: int) -> Tensor:
-    """Normalise ``[N, C]`` by a batch normalisation layer itself: it keeps and synchronises its running statistics.
-
-    Raises:
-        ValueError: in training, if there are fewer than two rows to take statistics of.
-    """
-    if layer.training and len(values) < 2:
-        raise ValueError(
-            f"Batch normalisation needs at least two positions to take statistics of, got {len(values)}: choose "
-            "another masking ratio, larger images or larger batches."
-        )
-    # Rows as maps of one position each.
-    normalised: Tensor = layer(values[(...,) + (None,) * spatial_dims])
-    return normalised.flatten(1)
+    return Rows(batch_norm(layer, rows.values, values.ndim - 2), rows.sites).dense()
 
 
 @masked_layer.register
@@ -136,11 +132,6 @@ def _normalise_groups(
         shape = (1, channels) + (1,) * (values.ndim - 2)
         normalised = normalised * layer.weight.reshape(shape) + layer.bias.reshape(shape)
     return visibility.hide(normalised.to(values.dtype))
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Values in the type in which moments are taken, whatever autocast made of them."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @masked_layer.register
@@ -200,17 +191,22 @@ def _per_channel(value: Any, values: Tensor) -> Any:
     return value
 
 
-POINTWISE_FUNCTIONS = frozenset(
-    ("add", "iadd", "sub", "isub", "mul", "imul", "truediv", "relu", "leaky_relu", "gelu", "silu", "sigmoid")
-)
+POINTWISE_FUNCTIONS = frozenset((
+    "add", "iadd", "sub", "isub", "mul", "imul", "truediv", "relu", "relu6", "leaky_relu", "elu", "celu", "selu",
+    "gelu", "silu", "mish", "sigmoid", "tanh", "hardswish", "hardsigmoid", "softplus", "dropout", "alpha_dropout",
+))  # fmt: skip
+# Multiply by random numbers of each sample, or of its channels.
+SCALING_FUNCTIONS = frozenset(("dropout1d", "dropout2d", "dropout3d", "feature_dropout", "stochastic_depth"))
+NEW_TENSORS = frozenset(("new_empty", "new_zeros", "new_ones", "new_full"))
+DESCRIPTIONS = frozenset(("shape", "ndim", "dtype", "device"))
 
 
 def check_function(name: str, values: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise UnsupportedLayerError for a function of feature maps without a rule (``values``: what has a shape)."""
     axes = len(values.shape)
-    if name in POINTWISE_FUNCTIONS or name == "size":
+    if name in POINTWISE_FUNCTIONS | SCALING_FUNCTIONS | NEW_TENSORS or name in ("size", "dim"):
         return
-    if name == "getattr" and args[1] in ("shape", "ndim"):
+    if name == "getattr" and args[1] in DESCRIPTIONS:
         return
     if name == "cat" and (args[1] if len(args) > 1 else kwargs.get("dim", 0)) in (1, 1 - axes):
         return

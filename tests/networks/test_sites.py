@@ -26,7 +26,7 @@ def test_rows_are_in_row_major_order():
     assert sites.index.tolist() == [0, 2, 3, 5]
     assert sites.sample.tolist() == [0, 0, 0, 1]
     assert sites.counts.tolist() == [3, 1]
-    assert sites.starts.tolist() == [0, 3]
+    assert sites.sizes == [3, 1]
     assert [axis.tolist() for axis in sites.coordinates()] == [[0, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 1]]
     assert sites.row_numbers.flatten().tolist() == [0, 4, 1, 2, 4, 3, 4, 4]
 

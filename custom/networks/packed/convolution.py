@@ -9,6 +9,9 @@ the gradients of the outputs that see an input are gathered instead; that one ga
 
 where ``o(i, t)`` is the output that sees input ``i`` through tap ``t``. Chunks keep what is gathered in the processor's
 cache, and the memory that is needed small.
+
+Under autocast, products are taken in half precision, as in torch's convolutions; the weight's gradient, a sum over many
+chunks, is added up and returned in float32.
 """
 
 from __future__ import annotations
@@ -38,9 +41,10 @@ def convolve(values: Tensor, weight: Tensor, bias: Tensor | None, groups: int, s
     Returns:
         ``[outputs, C_out]``.
     """
-    values, weight = _cast(values, weight)
+    values = _cast(values)
     if stencil.window.is_pointwise and stencil.source is stencil.target and groups == 1:
-        return F.linear(values, weight.flatten(1), None if bias is None else bias.to(values.dtype))
+        plain = weight.flatten(1).to(values.dtype)
+        return F.linear(values, plain, None if bias is None else bias.to(values.dtype))
     if groups == 1:
         pairs = stencil.pairs
         if pairs is None:
@@ -71,9 +75,8 @@ class _Convolution(torch.autograd.Function):
                 return None, None, None
             return None, _weight_gradient(with_absent(values), ctx.stencil.table, gradient, weight.shape), None
         by_values = ctx.stencil.empty_gradient(values)
-        make = values.new_empty if ctx.stencil.reaches_all_taps else values.new_zeros
-        by_weight = make(weight[0, 0].numel(), *weight.shape[:2])
-        matrices = weight.flatten(2).movedim(-1, 0).contiguous()
+        by_weight = _zeros_like_sum(values, weight[0, 0].numel(), *weight.shape[:2])
+        matrices = weight.to(values.dtype).flatten(2).movedim(-1, 0).contiguous()
         padded = with_absent(gradient)
         for group in ctx.stencil.groups:
             by_weight[group.taps] = _group_gradients(group, values, padded, matrices[group.taps], by_values)
@@ -83,17 +86,17 @@ class _Convolution(torch.autograd.Function):
 def _group_gradients(group: TapGroup, values: Tensor, padded: Tensor, matrices: Tensor, by_values: Tensor) -> Tensor:
     """Write the gradient of the group's inputs to ``by_values``; return that of its taps, ``[taps, C_out, C_in]``."""
     stacked = matrices.flatten(0, 1)
-    by_taps = torch.empty_like(stacked)
+    by_taps = _zeros_like_sum(values, *stacked.shape)
     for rows, gathered in gather_chunks(padded, group.table):
         group.put(by_values, gathered @ stacked, rows)
-        by_taps.addmm_(gathered.T, group.take(values, rows), beta=float(rows.start > 0))
+        _add_product(by_taps, gathered.T, group.take(values, rows))
     return by_taps.reshape(matrices.shape)
 
 
 def _multiply(padded: Tensor, table: Tensor, weight: Tensor) -> Tensor:
     """Products ``[n, C_out]`` of a weight with what the lines of a table name."""
     # Weights in channels-last memory format have this order already; others are copied.
-    taps_last = weight.movedim(1, -1).flatten(1)
+    taps_last = weight.to(padded.dtype).movedim(1, -1).flatten(1)
     result = padded.new_empty(len(table), len(weight))
     for rows, gathered in gather_chunks(padded, table):
         torch.mm(gathered, taps_last.T, out=result[rows])
@@ -103,10 +106,23 @@ def _multiply(padded: Tensor, table: Tensor, weight: Tensor) -> Tensor:
 def _weight_gradient(padded: Tensor, table: Tensor, gradient: Tensor, shape: torch.Size) -> Tensor:
     """The gradient of the weight in :func:`_multiply` alone, where nothing before the layer learns."""
     channels_out, channels, *kernel = shape
-    total = gradient.new_zeros(channels_out, channels * prod(kernel))
+    total = _zeros_like_sum(padded, channels_out, channels * prod(kernel))
     for rows, gathered in gather_chunks(padded, table):
-        total.addmm_(gradient[rows].T, gathered)
+        _add_product(total, gradient[rows].T, gathered)
     return total.reshape(channels_out, *kernel, channels).movedim(-1, 1)
+
+
+def _zeros_like_sum(values: Tensor, *shape: int) -> Tensor:
+    """Zeros of the type in which products of ``values`` are added up."""
+    return torch.zeros(shape, dtype=torch.promote_types(values.dtype, torch.float32), device=values.device)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left @ right`` to a total, which may be of a wider type."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _as_weight(by_tap: Tensor, weight: Tensor) -> Tensor:
@@ -124,7 +140,7 @@ class _PairedConvolution(torch.autograd.Function):
         ctx.pairs = pairs
         gathered = values.index_select(0, pairs.inputs)
         products = values.new_empty(len(gathered) + 1, len(weight))
-        for part, matrix in zip(pairs.parts, weight.flatten(2).unbind(-1), strict=True):
+        for part, matrix in zip(pairs.parts, _by_tap(weight, values), strict=True):
             torch.mm(gathered[part], matrix.T, out=products[part])
         return pairs.sum_by_output(products)
 
@@ -136,10 +152,15 @@ class _PairedConvolution(torch.autograd.Function):
         inputs, gathered = values.index_select(0, pairs.inputs), gradient.index_select(0, pairs.outputs)
         products = values.new_empty(len(inputs) + 1, values.shape[1])
         by_weight = values.new_empty(weight[0, 0].numel(), *weight.shape[:2])
-        for part, matrix, by_tap in zip(pairs.parts, weight.flatten(2).unbind(-1), by_weight, strict=True):
+        for part, matrix, by_tap in zip(pairs.parts, _by_tap(weight, values), by_weight, strict=True):
             torch.mm(gathered[part], matrix, out=products[part])
             torch.mm(gathered[part].T, inputs[part], out=by_tap)
         return pairs.sum_by_input(products), _as_weight(by_weight, weight), None
+
+
+def _by_tap(weight: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """A matrix ``[C_out, C_in]`` for each tap, of the values' type."""
+    return weight.to(values.dtype).flatten(2).unbind(-1)
 
 
 class _ImageConvolution(torch.autograd.Function):
@@ -171,7 +192,7 @@ def convolve_image(image: Tensor, weight: Tensor, bias: Tensor | None, target: S
     Returns:
         ``[outputs, C_out]``.
     """
-    image, weight = _cast(image, weight)
+    image = _cast(image)
     reach = [
         max(0, (side - 1) * jump + step * (edge - 1) + 1 - size - pad)
         for size, side, edge, jump, pad, step in zip(image.shape[2:], target.spatial, *window, strict=True)
@@ -203,6 +224,7 @@ class _GroupedConvolution(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, weight: Tensor, groups: int, stencil: Stencil) -> Tensor:
         ctx.save_for_backward(values, weight)
         ctx.groups, ctx.stencil = groups, stencil
+        weight = weight.to(values.dtype)
         matrices = _by_group(weight, groups).permute(0, 3, 2, 1).flatten(1, 2)  # [groups, taps * C_in, C_out]
         result = values.new_empty(len(stencil.target), len(weight))
         for rows, gathered in gather_chunks(with_absent(values), stencil.table):
@@ -215,8 +237,8 @@ class _GroupedConvolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         values, weight = ctx.saved_tensors
         groups, stencil = ctx.groups, ctx.stencil
-        by_tap = _by_group(weight, groups).movedim(3, 1)  # [groups, taps, C_out, C_in]
-        by_values, by_weight = stencil.empty_gradient(values), torch.zeros_like(by_tap)
+        by_tap = _by_group(weight.to(values.dtype), groups).movedim(3, 1)  # [groups, taps, C_out, C_in]
+        by_values, by_weight = stencil.empty_gradient(values), _zeros_like_sum(values, *by_tap.shape)
         padded = with_absent(gradient)
         for group in stencil.groups:
             matrices = by_tap[:, group.taps]
@@ -243,7 +265,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, weight: Tensor, stencil: Stencil) -> Tensor:
         ctx.save_for_backward(values, weight)
         ctx.stencil = stencil
-        by_tap = weight.flatten(1).T
+        by_tap = weight.to(values.dtype).flatten(1).T
         result = values.new_empty(len(stencil.target), values.shape[1])
         for rows, gathered in gather_chunks(with_absent(values), stencil.table):
             neighbours = gathered.reshape(len(gathered), *by_tap.shape)
@@ -254,9 +276,9 @@ class _DepthwiseConvolution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         values, weight = ctx.saved_tensors
-        by_tap = weight.flatten(1).T
+        by_tap = weight.to(values.dtype).flatten(1).T
         by_values = ctx.stencil.empty_gradient(values)
-        by_weight = torch.zeros_like(by_tap)
+        by_weight = _zeros_like_sum(values, *by_tap.shape)
         padded = with_absent(gradient)
         for group in ctx.stencil.groups:
             own_taps = by_tap[group.taps]
@@ -267,9 +289,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
         return by_values, by_weight.T.reshape(weight.shape), None
 
 
-def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Bring tensors to the type in which autocast computes convolutions."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
+def _cast(values: Tensor) -> Tensor:
+    """Bring values to the type in which autocast computes convolutions."""
+    device = values.device.type
+    return values.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else values

@@ -22,7 +22,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from custom.networks.masked_layers import (
+    NEW_TENSORS,
     POINTWISE,
+    SCALING_FUNCTIONS,
     UnsupportedLayerError,
     check_convolution,
     check_function,
@@ -31,13 +33,13 @@ from custom.networks.masked_layers import (
     check_layer_norm,
     check_linear,
     check_max_pool,
-    normalise_rows,
 )
 from custom.networks.packed.convolution import convolve, convolve_image
-from custom.networks.packed.normalisation import group_norm
-from custom.networks.packed.pooling import max_pool, sample_mean, sum_pool
+from custom.networks.packed.normalisation import batch_norm, group_norm, layer_norm
+from custom.networks.packed.pooling import max_pool, sum_pool
 from custom.networks.packed.rows import MaskedImage, Rows
 from custom.networks.packed.sites import Window
+from custom.networks.packed.sums import sample_mean
 from custom.networks.visibility import Visibility
 
 MOST_IMAGE_CHANNELS = 8  # more than that gather well one position at a time
@@ -50,7 +52,7 @@ def first_layer(layer: nn.Module, image: MaskedImage, visibility: Visibility) ->
         return packed_layer(layer, image.rows, visibility)
     check_convolution(layer)
     window = Window.of(layer, len(image.sites.spatial))
-    target = visibility.sites(window.target_size(image.sites.spatial))
+    target = visibility.sites(_convolved_size(layer, window, image.sites.spatial))
     return Rows(convolve_image(image.dense, layer.weight, layer.bias, target, window), target)
 
 
@@ -70,7 +72,7 @@ def packed_layer(layer: nn.Module, rows: Rows, visibility: Visibility) -> Rows |
 def _convolution(layer: _ConvNd, rows: Rows, visibility: Visibility) -> Rows:
     check_convolution(layer)
     window = Window.of(layer, len(rows.sites.spatial))
-    size = window.target_size(rows.sites.spatial)
+    size = _convolved_size(layer, window, rows.sites.spatial)
     stencil = visibility.stencil(rows.sites.spatial, size, window)
     return Rows(convolve(rows.values, layer.weight, layer.bias, layer.groups, stencil), stencil.target)
 
@@ -85,13 +87,12 @@ def _linear(layer: nn.Linear, rows: Rows, visibility: Visibility) -> Rows:
 def _channel_dropout(layer: _DropoutNd, rows: Rows, visibility: Visibility) -> Rows:
     if isinstance(layer, nn.Dropout):
         return Rows(layer(rows.values), rows.sites)
-    ones = rows.values.new_ones((rows.shape[0], rows.shape[1]) + (1,) * len(rows.sites.spatial))
-    return Rows(rows.values * layer(ones).flatten(1).index_select(0, rows.sites.sample), rows.sites)
+    return _scaled(rows, layer)
 
 
 @packed_layer.register
 def _batch_norm(layer: _BatchNorm, rows: Rows, visibility: Visibility) -> Rows:
-    return Rows(normalise_rows(layer, rows.values, len(rows.sites.spatial)), rows.sites)
+    return Rows(batch_norm(layer, rows.values, len(rows.sites.spatial)), rows.sites)
 
 
 @packed_layer.register
@@ -109,7 +110,7 @@ def _group_norm(layer: nn.GroupNorm, rows: Rows, visibility: Visibility) -> Rows
 @packed_layer.register
 def _layer_norm(layer: nn.LayerNorm, rows: Rows, visibility: Visibility) -> Rows:
     check_layer_norm(layer, rows.values.shape[1])
-    return Rows(layer(rows.values), rows.sites)
+    return Rows(layer_norm(layer, rows.values), rows.sites)
 
 
 @packed_layer.register
@@ -151,13 +152,23 @@ def packed_function(name: str, call: Callable[..., Any], args: Sequence[Any], kw
     if name == "permute":
         return rows  # rows are channels last, whatever the network calls its axes
     if name == "getattr":
-        return getattr(rows, args[1])
-    if name == "size":
-        return rows.shape[args[1]] if len(args) > 1 else rows.shape
+        return getattr(rows if args[1] in ("shape", "ndim") else rows.values, args[1])
+    if name in ("size", "dim"):
+        return rows.ndim if name == "dim" else rows.shape[args[1]] if len(args) > 1 else rows.shape
+    if name in NEW_TENSORS:
+        return call(rows.values, *args[1:], **kwargs)
+    if name in SCALING_FUNCTIONS:
+        return _scaled(rows, lambda ones: call(ones, *args[1:], **kwargs))
     values = [_operand(value, rows) for value in flat]
     if name == "cat":
         return Rows(torch.cat(values, dim=1), rows.sites)
     return Rows(call(*values, **kwargs), rows.sites)
+
+
+def _scaled(rows: Rows, draw: Callable[[Tensor], Tensor]) -> Rows:
+    """Multiply by what is made of ones, a number for each sample and channel ``[B, C, 1, ...]``."""
+    ones = rows.values.new_ones((rows.shape[0], rows.shape[1]) + (1,) * len(rows.sites.spatial))
+    return Rows(rows.values * draw(ones).flatten(1).index_select(0, rows.sites.sample), rows.sites)
 
 
 def _operand(value: Any, rows: Rows) -> Any:
@@ -169,6 +180,11 @@ def _operand(value: Any, rows: Rows) -> Any:
     if value.ndim == len(rows.shape) and value.shape[0] == rows.shape[0]:
         return value.flatten(1).index_select(0, rows.sites.sample)
     return value.flatten()  # one number a channel
+
+
+def _convolved_size(layer: _ConvNd, window: Window, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Size after a convolution; with "same" padding even kernels reach one position further at the end of each axis."""
+    return size if layer.padding == "same" else window.target_size(size)
 
 
 def _pooled_size(layer: nn.Module, rows: Rows) -> tuple[int, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling of packed maps over the visible positions of each window, or of each sample."""
+"""Pooling of packed maps over the visible positions of each window."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from custom.networks.masked_layers import at_least_float32
 from custom.networks.packed.gather import gather_chunks, with_absent
-from custom.networks.packed.sites import Sites, Stencil
+from custom.networks.packed.sites import Stencil
 
 
 def max_pool(values: Tensor, stencil: Stencil) -> Tensor:
@@ -24,31 +23,6 @@ def sum_pool(values: Tensor, stencil: Stencil) -> Tensor:
     """Sum over the visible positions of each window, ``[outputs, C]`` from ``[inputs, C]``."""
     result: Tensor = _SumPool.apply(values, stencil)
     return result
-
-
-def sample_mean(values: Tensor, sites: Sites) -> Tensor:
-    """Mean over the visible positions of each sample, ``[B, C]`` from ``[N, C]``; zero for a sample without any."""
-    means = sample_sum(at_least_float32(values), sites) / sites.counts.clamp(min=1)[:, None]
-    return means.to(values.dtype)
-
-
-def sample_sum(values: Tensor, sites: Sites) -> Tensor:
-    """Sum over the rows of each sample, ``[B, C]`` from ``[N, C]``."""
-    result: Tensor = _SampleSum.apply(values, sites)
-    return result
-
-
-class _SampleSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, sites: Sites) -> Tensor:
-        ctx.sites = sites
-        # A bag is a run of rows: several times faster than index_add and than segment_reduce on a CPU.
-        return F.embedding_bag(sites.order, values, sites.starts, mode="sum")
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.index_select(0, ctx.sites.sample), None
 
 
 class _SumPool(torch.autograd.Function):

@@ -38,7 +38,7 @@ class Window(NamedTuple):
         stride = kernel if layer.stride is None else _per_axis(layer.stride, spatial_dims)
         dilation = _per_axis(getattr(layer, "dilation", 1), spatial_dims)
         padding = layer.padding
-        if padding == "same":
+        if padding == "same":  # at the start of each axis, as in torch
             padding = [step * (edge - 1) // 2 for edge, step in zip(kernel, dilation, strict=True)]
         return cls(kernel, stride, _per_axis(0 if padding == "valid" else padding, spatial_dims), dilation)
 
@@ -107,25 +107,21 @@ class Sites:
         return self.index // prod(self.spatial)
 
     @cached_property
+    def sizes(self) -> list[int]:
+        """Rows of each sample."""
+        sizes: list[int] = self.mask.flatten(1).sum(dim=1).tolist()
+        return sizes
+
+    @cached_property
     def counts(self) -> Tensor:
         """Rows of each sample, ``[B]`` int64 on the device."""
-        return to_device(self.mask.flatten(1).sum(dim=1), self.device)
-
-    @cached_property
-    def starts(self) -> Tensor:
-        """First row of each sample, ``[B]`` int64 on the device."""
-        return self.counts.cumsum(0) - self.counts
-
-    @cached_property
-    def order(self) -> Tensor:
-        """All row numbers, ``[N]`` int64."""
-        return torch.arange(len(self), device=self.device)
+        return to_device(torch.tensor(self.sizes), self.device)
 
     @cached_property
     def row_numbers(self) -> Tensor:
         """The row of each position, int32 ``[B, *spatial]``; ``len(self)`` where there is none."""
         numbers = torch.full((self.batch * prod(self.spatial),), len(self), dtype=torch.int32, device=self.device)
-        numbers[self.index] = self.order.to(torch.int32)
+        numbers[self.index] = torch.arange(len(self), dtype=torch.int32, device=self.device)
         return numbers.reshape(self.mask.shape)
 
     def coordinates(self, rows: Tensor | None = None) -> list[Tensor]:
@@ -297,11 +293,6 @@ class Stencil:
         phases = product(*(range(jump) for jump in self.window.stride))
         groups = [self._group(phase, rows) for phase, rows in zip(phases, self._rows_by_phase(), strict=True)]
         return [group for group in groups if group is not None]
-
-    @property
-    def reaches_all_taps(self) -> bool:
-        """Whether each tap is in a group."""
-        return sum(group.table.shape[1] for group in self.groups) == self.window.taps
 
     def empty_gradient(self, values: Tensor) -> Tensor:
         """Memory for the gradient of the inputs, ``[inputs, C]`` like ``values``; zero where no group writes."""
