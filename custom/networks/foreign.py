@@ -28,8 +28,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 NNUNET_PREFIX = "network_weights."  # before the names in a checkpoint of nnU-Net
+OWN_BEST = "best_model.weights."  # in training checkpoints of this project's tasks: the best epoch's, beside the last's
 LEAST_SHARE = 0.9  # of an encoder's weights must be in a file: less is another network, or another form of it
 _SEQUENCE = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+# A layer of nnU-Net runs `all_modules`; `conv` and `norm` are other names of the same, or, in files of nnssl's SparK,
+# whose conversion makes the two apart, copies that are never run and stay as they began.
+_RUN = "all_modules"
+_NNUNET_LAYER = re.compile(r"(?P<block>.*\.)(?P<layer>conv|norm)\.(?P<name>[^.]+)")
 _NNUNET = re.compile(r"(stages\.\d+\.(0\.)?(blocks|convs)|conv_blocks_context)\.\d+")
 
 
@@ -45,6 +50,7 @@ class KeyReport:
         adapted: what was made to fit, and how.
         elsewhere: how many tensors of the file have another prefix (heads, decoders, the optimizer's).
         share: of the network's weights that are in the file, counted in numbers, 0 to 1.
+        rivals: prefixes under which the file has the network with other values.
     """
 
     matched: tuple[str, ...]
@@ -54,6 +60,7 @@ class KeyReport:
     adapted: tuple[str, ...] = ()
     elsewhere: int = 0
     share: float = 1.0
+    rivals: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [
@@ -121,19 +128,25 @@ def match_weights(
     Returns:
         The weights that fit, under the network's names, and the report.
     """
-    rename, prefix = _best_naming(found, wanted)
+    rename, prefix, others = _best_naming(found, wanted)
     fitting: dict[str, Tensor] = {}
     adapted: list[str] = []
     used: set[str] = set()
+    stale = 0
     for name, own in wanted.items():
-        value = found.get(key := prefix + rename(name))
+        key = prefix + rename(name)
+        run = _key_that_is_run(key, found)
+        value = found.get(run)
+        stale += run != key and key in found and not _equal(found[key], found[run])
         if value is not None and value.shape != own.shape:
             value, change = _adapt_channels(value, own, in_channels)
             adapted += [f"{name}: {change}"] if value is not None else []
         if value is not None:
             fitting[name] = value
-            used.add(key)
-    if fitting and prefix.startswith(NNUNET_PREFIX):
+            used |= {key, run}
+    if stale:
+        adapted.append(f"{stale} weights under {_RUN}, which the network runs: their copies under conv and norm differ")
+    if fitting and any(name.startswith(NNUNET_PREFIX) for name in found):
         fitting = reverse_axes(fitting)
         adapted.append("axes reversed: nnU-Net's arrays are [Z, Y, X]")
     total = sum(value.numel() for value in wanted.values())
@@ -146,6 +159,7 @@ def match_weights(
         adapted=tuple(adapted),
         elsewhere=len(found) - len(here),
         share=sum(value.numel() for value in fitting.values()) / max(total, 1),
+        rivals=tuple(other for other in others if _differs(found, [rename(name) for name in wanted], prefix, other)),
     )
     return fitting, report
 
@@ -178,8 +192,15 @@ def check_match(path: str | Path, report: KeyReport, found: Mapping[str, Tensor]
         owner: name of the network.
 
     Raises:
-        ValueError: if less than ``LEAST_SHARE`` of the network's weights are in the file.
+        ValueError: if less than ``LEAST_SHARE`` of the network's weights are in the file, or several copies of them
+            that differ.
     """
+    if report.rivals:
+        places = ", ".join(map(repr, (report.prefix, *report.rivals)))
+        raise ValueError(
+            f"{path}: holds {owner} several times, under {places}, with other values, and which of them was trained is "
+            "not known. Save the one that you mean in a file of its own."
+        )
     if report.share >= LEAST_SHARE:
         return
     what = "no key fits" if not report.matched else f"only {report.share:.0%} of the weights fit"
@@ -248,17 +269,41 @@ def _flat(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _flat(value, f"{name}.{key}" if name else str(key))
 
 
-def _best_naming(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[Callable[[str], str], str]:
-    """How the file calls the network's weights: a renaming, and what stands before; the first of the equally good."""
-    best: tuple[Callable[[str], str], str] = (str, "")
+def _best_naming(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> tuple[Callable[[str], str], str, list[str]]:
+    """How the file calls the network's weights: a renaming, what stands before, and before further copies of them."""
+    best: tuple[Callable[[str], str], str, list[str]] = (str, "", [])
     most = 0
     for rename in (str, _in_sequence):
         known = {rename(name): value for name, value in wanted.items()}
         counts = Counter(prefix for key, value in found.items() for prefix in _prefixes(key, value, known))
         if counts and (top := max(counts.values())) > most:
             most = top
-            best = rename, min((prefix for prefix, count in counts.items() if count == top), key=len)
+            prefix = min((each for each, count in counts.items() if count == top), key=len)
+            copies = [each for each, count in counts.items() if count >= LEAST_SHARE * top and each != prefix]
+            best = rename, prefix, [each for each in copies if not each.startswith(OWN_BEST)]
     return best
+
+
+def _key_that_is_run(key: str, found: Mapping[str, Tensor]) -> str:
+    """The name, in the file, of the weight that a layer of nnU-Net runs; other names stay as they are."""
+    match = _NNUNET_LAYER.fullmatch(key)
+    if match is None:
+        return key
+    places = (0,) if match["layer"] == "conv" else (1, 2, 3)  # dropout or an activation may stand before the norm
+    names = (f"{match['block']}{_RUN}.{place}.{match['name']}" for place in places)
+    return next((name for name in names if name in found), key)
+
+
+def _differs(found: Mapping[str, Tensor], names: Sequence[str], prefix: str, other: str) -> bool:
+    """Whether a file has other values under one prefix than under another."""
+    pairs = [[found.get(_key_that_is_run(each + name, found)) for each in (prefix, other)] for name in names]
+    return any(one is not None and two is not None and not _equal(one, two) for one, two in pairs)
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one is two or (one.shape == two.shape and torch.equal(one, two))
 
 
 def _prefixes(key: str, value: Tensor, known: Mapping[str, Tensor]) -> Iterator[str]:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -203,6 +206,96 @@ def test_nnunet_is_refused_by_name(tmp_path):
     torch.save({"network_weights": content}, tmp_path / "checkpoint_final.pth")
     with pytest.raises(ValueError, match="nnU-Net's or STU-Net's"):
         load_weights(spec("resnet18_narrow").build(), tmp_path / "checkpoint_final.pth")
+
+
+RESIDUAL = EncoderSpec(
+    "custom.networks.nnunet.nnunet_residual_encoder",
+    ["stages.0", "stages.1", "stages.2"],
+    3,
+    arguments={"features_per_stage": [8, 16, 32], "n_blocks_per_stage": [1, 2, 2], "strides": [1, 2, 2]},
+)
+
+
+def run_weights(content, prefix):
+    """What nnU-Net's layers run, by the names of the encoder: `all_modules`, never `conv` and `norm`."""
+    trained = {}
+    for name in RESIDUAL.build().plain_state_dict():
+        block, layer, last = name.rsplit(".", 2)
+        trained[name] = content[f"{prefix}{block}.all_modules.{('conv', 'norm').index(layer)}.{last}"]
+    return trained
+
+
+def assert_holds(encoder, trained):
+    for name, value in encoder.plain_state_dict().items():
+        axes = range(value.ndim - 1, 1, -1)
+        assert torch.equal(value, trained[name].permute(0, 1, *axes) if value.ndim > 3 else trained[name]), name
+
+
+def test_of_nnssls_sparse_layers_the_weights_that_are_run_are_taken(tmp_path):
+    """Its conversion makes `conv` and `all_modules.0` two layers, of which training changes the second."""
+    pytest.importorskip("dynamic_network_architectures")
+    stale = RESIDUAL.build().network.state_dict()
+    trained = {name: value + ("all_modules" in name) for name, value in stale.items()}
+    weights = {
+        f"{prefix}{name}": value
+        for prefix in ("network_weights.encoder.", "network_weights.decoder.encoder.", "spark_weights.encoder.")
+        for name, value in trained.items()
+    }
+    torch.save(weights, tmp_path / "spark.pth")
+    report = load_weights(encoder := RESIDUAL.build(), tmp_path / "spark.pth")
+    assert_holds(encoder, run_weights(weights, "network_weights.encoder."))
+    assert (report.missing, report.unexpected, report.share) == ((), (), 1)
+    count = len(encoder.plain_state_dict())
+    assert f"{count} weights under all_modules" in report.adapted[0]
+    assert report.adapted[1].startswith("axes reversed")
+
+
+def test_a_plain_nnunet_has_one_weight_under_two_names(tmp_path):
+    pytest.importorskip("dynamic_network_architectures")
+    source = RESIDUAL.build()
+    torch.save({"network_weights": {f"encoder.{k}": v for k, v in source.network.state_dict().items()}}, tmp_path / "n")
+    report = load_weights(encoder := RESIDUAL.build(), tmp_path / "n")
+    assert_holds(encoder, source.plain_state_dict())
+    assert (report.unexpected, report.adapted) == ((), ("axes reversed: nnU-Net's arrays are [Z, Y, X]",))
+
+
+def test_weights_after_real_steps_of_nnssl(tmp_path):
+    """nnssl's own sparse network and loss; `MWM_NNSSL` names a checkout of github.com/MIC-DKFZ/nnssl."""
+    checkout = os.environ.get("MWM_NNSSL")
+    if not checkout:
+        pytest.skip("MWM_NNSSL, a checkout of nnssl, is not set")
+    script = Path(__file__).with_name("nnssl_steps.py")
+    subprocess.run([sys.executable, script, checkout, tmp_path / "spark.pth"], check=True)
+    content = read_tensors(tmp_path / "spark.pth")
+    conv = "network_weights.encoder.stages.1.blocks.0.conv1."
+    assert not torch.equal(content[f"{conv}conv.weight"], content[f"{conv}all_modules.0.weight"])
+    report = load_weights(encoder := RESIDUAL.build(), tmp_path / "spark.pth")
+    assert_holds(encoder, run_weights(content, "network_weights.encoder."))
+    assert (report.missing, report.share) == ((), 1)
+
+
+@pytest.mark.parametrize("differ", [True, False])
+def test_copies_of_a_network_that_differ_are_refused(differ, tmp_path):
+    """As a teacher and a student: nobody knows which one is meant. Equal copies are one."""
+    small = spec("resnet18_narrow")
+    student = small.build().network.state_dict()
+    teacher = {name: value + differ for name, value in student.items()}
+    torch.save({"student": {"backbone": student}, "teacher": {"backbone": teacher}}, tmp_path / "two.pt")
+    if differ:
+        with pytest.raises(ValueError, match=r"two\.pt: holds ResNet several times, under .*'teacher\.backbone\.'"):
+            load_weights(small.build(), tmp_path / "two.pt")
+    else:
+        assert load_weights(small.build(), tmp_path / "two.pt").share == 1
+
+
+def test_a_checkpoint_of_a_task_gives_the_last_epochs_weights(tmp_path):
+    """It keeps the best epoch's, too."""
+    small = spec("resnet18_narrow")
+    last = {f"encoder.network.{name}": value for name, value in small.build().network.state_dict().items()}
+    best = {name: value + 1 for name, value in last.items()}
+    torch.save({"network": last, "best_model": {"epoch": 1, "weights": best}}, tmp_path / "checkpoint.pt")
+    load_weights(encoder := small.build(), tmp_path / "checkpoint.pt")
+    assert torch.equal(encoder.network.conv1.weight, last["encoder.network.conv1.weight"])
 
 
 class Sneaky:
