@@ -3,25 +3,28 @@
 
 from __future__ import annotations
 
-import copy
 import pydoc
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from threading import Lock
 from typing import Any, Literal, get_args
 
 import torch
 from monai.bundle import ConfigComponent
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from custom.networks.execution import run_dense, run_masked_dense, run_packed
+from custom.networks.execution import run_masked_dense, run_packed
+from custom.networks.features import run_features
 from custom.networks.packed.rows import Rows
-from custom.networks.tracing import trace_features, used_modules
+from custom.networks.tracing import State, Trace, copy_structure, state_of, trace_features, untraceable
 from custom.networks.visibility import Visibility
 
 PROBE_SIZE = 128  # voxels along each side, of which only shapes are computed
 Execution = Literal["auto", "packed", "masked_dense"]
+_TRACING = Lock()  # torch.fx patches nn.Module while it traces
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -78,9 +81,10 @@ class Encoder(nn.Module):
     """A network of MONAI, unmodified, that returns feature maps and can be told which cells it may see.
 
     The network stays the submodule ``network`` with its own parameter names; its weights are laid out channels last in
-    memory, which both executions compute faster. Its forward pass is traced once; with visible cells, each traced
-    operation follows :mod:`custom.networks.masked_layers`, by computing everything and hiding (``masked_dense``), or by
-    computing only what is visible (``packed``, :mod:`custom.networks.packed`). Both give the same result.
+    memory, which both executions compute faster. Without visible cells its own forward pass is run. With them, each
+    operation of its trace (one for training, one for evaluation, and for whatever else its attributes may become)
+    follows :mod:`custom.networks.masked_layers`, by computing everything and hiding (``masked_dense``), or by computing
+    only what is visible (``packed``, :mod:`custom.networks.packed`). Both give the same result.
 
     Args:
         network: the network, 2D or 3D. Parameters that do not lead to a feature map are frozen.
@@ -94,7 +98,7 @@ class Encoder(nn.Module):
     Attributes:
         channels: channels of each feature map.
         strides: down-sampling factor of each feature map.
-        graph: the traced forward pass up to the feature maps.
+        graph: the traced forward pass up to the feature maps, in evaluation.
 
     Raises:
         ValueError: if a feature or the execution is unknown, or the maps do not get coarser by one factor for all axes.
@@ -115,12 +119,16 @@ class Encoder(nn.Module):
         self.network = network.to(memory_format=_CHANNELS_LAST[spatial_dims])
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
-        self.graph = trace_features(network, features)
-        self._used = used_modules(self.graph)
-        self._has_depthwise = any(_is_depthwise(network.get_submodule(name)) for name in self._used)
+        self.features = tuple(features)
+        self._traces: dict[State, Trace] = {}
+        self.graph = self._trace_both_modes()
+        self._used = {name for trace in self._traces.values() for name in trace.modules()}
+        self._has_depthwise = any(
+            _is_depthwise(module) for name, module in network.named_modules() if name in self._used
+        )
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(self._is_used(name))
-        self.channels, self.strides = self._probe(features)
+        self.channels, self.strides, self._calls = self._probe()
 
     def forward(self, image: Tensor, visible: Visibility | Tensor | None = None) -> list[Tensor]:
         """Return the feature maps, from fine to coarse.
@@ -145,9 +153,30 @@ class Encoder(nn.Module):
         """
         self._check_channels(image)
         if visibility is None:
-            return list(run_dense(self.graph, self.network, image))
+            maps: list[Tensor | Rows] = [*run_features(self.network, self.features, image, self._calls)[0]]
+            return maps
         run = run_packed if self._is_packed(image.device) else run_masked_dense
-        return list(run(self.graph, self.network, image, visibility))
+        return list(run(self._trace(), self.network, image, visibility))
+
+    def _trace(self) -> Trace:
+        """The trace of the state that the network is in."""
+        state = state_of(self.network)
+        if state not in self._traces:
+            with _TRACING:
+                self._traces[state] = trace_features(self.network, self.features)
+        return self._traces[state]
+
+    def _trace_both_modes(self) -> fx.Graph:
+        """Trace training, if it can be, and evaluation; return the latter, which leaves no layer out by chance."""
+        twin = copy_structure(self.network)
+        for mode in (True, False):
+            state = state_of(twin.train(mode))
+            try:
+                self._traces[state] = trace_features(twin, self.features)
+            except ValueError:
+                if not mode:
+                    raise
+        return self._traces[state].graph
 
     def _is_packed(self, device: torch.device) -> bool:
         is_faster = device.type == "cpu" and not self._has_depthwise
@@ -168,17 +197,21 @@ class Encoder(nn.Module):
             )
 
     @torch.no_grad()
-    def _probe(self, features: Sequence[str]) -> tuple[list[int], list[int]]:
-        shapes_only = copy.deepcopy(self.network).eval().to("meta")
+    def _probe(self) -> tuple[list[int], list[int], Counter[str]]:
+        """Channels and stride of each map, and how often its submodule is called."""
+        shapes_only = copy_structure(self.network, "meta").eval()
         size = (1, self.in_channels) + (PROBE_SIZE,) * self.spatial_dims
         image = torch.zeros(size, device="meta", dtype=next(shapes_only.parameters()).dtype)
-        maps = run_dense(self.graph, shapes_only, image)
-        strides = [_stride(name, value) for name, value in zip(features, maps, strict=True)]
+        try:
+            maps, calls = run_features(shapes_only, self.features, image)
+        except Exception as error:
+            raise untraceable(self.network, error) from error
+        strides = [_stride(name, value) for name, value in zip(self.features, maps, strict=True)]
         if any(coarse <= fine for fine, coarse in pairwise(strides)):
             raise ValueError(
                 f"Features must go from fine to coarse, each coarser than the last; got strides {strides}."
             )
-        return [value.shape[1] for value in maps], strides
+        return [value.shape[1] for value in maps], strides, calls
 
 
 def _is_depthwise(layer: nn.Module) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a traced network: densely, or with hidden cells, by masks or packed."""
+"""Running a traced network with hidden cells, by masks or packed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from custom.networks.masked_layers import masked_function, masked_layer
+from custom.networks.masked_layers import UnsupportedLayerError, masked_function, masked_layer
 from custom.networks.packed.layers import first_layer, packed_function, packed_layer
 from custom.networks.packed.rows import MaskedImage, Rows
+from custom.networks.tracing import Trace
 from custom.networks.visibility import Visibility
 
 LayerRule = Callable[[nn.Module, Any], Any]
 FunctionRule = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
-def run_dense(graph: fx.Graph, network: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
-    """Run the graph as the plain network would. ``image`` is ``[B, C, *spatial]``."""
-    return _run(graph, network, image, lambda layer, value: layer(value), _call)
-
-
-def run_masked_dense(graph: fx.Graph, network: nn.Module, image: Tensor, visibility: Visibility) -> tuple[Tensor, ...]:
-    """Run the graph on the visible cells only, by dense computation and masks (:mod:`custom.networks.masked_layers`).
+def run_masked_dense(trace: Trace, network: nn.Module, image: Tensor, visibility: Visibility) -> tuple[Tensor, ...]:
+    """Run a trace on the visible cells only, by dense computation and masks (:mod:`custom.networks.masked_layers`).
 
     What is hidden cannot change the result: the image is zeroed there before the first layer.
     """
@@ -34,13 +30,15 @@ def run_masked_dense(graph: fx.Graph, network: nn.Module, image: Tensor, visibil
     def function_rule(name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return masked_function(name, call, args, kwargs, visibility)
 
-    return _run(graph, network, visibility.hide(image), layer_rule, function_rule)
+    return _run(trace, network, visibility.hide(image), layer_rule, function_rule)
 
 
-def run_packed(graph: fx.Graph, network: nn.Module, image: Tensor, visibility: Visibility) -> tuple[Rows, ...]:
-    """Run the graph on the visible cells only, computing nothing else (:mod:`custom.networks.packed`)."""
+def run_packed(trace: Trace, network: nn.Module, image: Tensor, visibility: Visibility) -> tuple[Rows, ...]:
+    """Run a trace on the visible cells only, computing nothing else (:mod:`custom.networks.packed`)."""
 
     def layer_rule(layer: nn.Module, value: MaskedImage | Rows | Tensor) -> Rows | Tensor:
+        if layer._forward_pre_hooks or layer._forward_hooks:
+            raise UnsupportedLayerError(f"{type(layer).__name__} with hooks, by packed execution,")
         if isinstance(value, MaskedImage):
             return first_layer(layer, value, visibility)
         return packed_layer(layer, value, visibility) if isinstance(value, Rows) else layer(value)
@@ -49,7 +47,7 @@ def run_packed(graph: fx.Graph, network: nn.Module, image: Tensor, visibility: V
         return packed_function(name, call, fx.node.map_aggregate(args, _as_rows), kwargs)
 
     start = MaskedImage(visibility.hide(image), visibility.sites(image.shape[2:]))
-    return _run(graph, network, start, layer_rule, function_rule)
+    return _run(trace, network, start, layer_rule, function_rule)
 
 
 def _as_rows(value: Any) -> Any:
@@ -57,31 +55,40 @@ def _as_rows(value: Any) -> Any:
     return value.rows if isinstance(value, MaskedImage) else value
 
 
-def _call(_: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return call(*args, **kwargs)
-
-
 def _run(
-    graph: fx.Graph, network: nn.Module, image: Any, layer_rule: LayerRule, function_rule: FunctionRule
+    trace: Trace, network: nn.Module, image: Any, layer_rule: LayerRule, function_rule: FunctionRule
 ) -> tuple[Any, ...]:
+    if trace.frozen:
+        raise UnsupportedLayerError(type(network).__name__, trace.frozen)
     values: dict[fx.Node, Any] = {}
-    last_use = _last_uses(graph)
-    for node in graph.nodes:
-        args = fx.node.map_arg(node.args, values.__getitem__)
+    last_use = _last_uses(trace.graph)
+    for node in trace.graph.nodes:
+        args, kwargs = (fx.node.map_arg(given, values.__getitem__) for given in (node.args, node.kwargs))
         if node.op == "placeholder":
-            values[node] = image if not values else node.args[0]  # further arguments keep their defaults
+            values[node] = image
         elif node.op == "call_module":
-            values[node] = layer_rule(network.get_submodule(str(node.target)), args[0])
+            values[node] = _apply(layer_rule, network, str(node.target), args, kwargs)
         elif node.op == "get_attr":
-            values[node] = _attribute(network, str(node.target))
+            values[node] = _attribute(trace, network, str(node.target))
         elif node.op == "output":
             return tuple(args[0])
         else:
-            kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
             values[node] = function_rule(_name(node), _callable(node), args, kwargs)
         for done in last_use.get(node, ()):
             del values[done]
     raise ValueError("The graph has no output.")
+
+
+def _apply(rule: LayerRule, network: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Apply the rule of a layer; its errors say where the layer is."""
+    layer = network.get_submodule(path)
+    given = [*args, *kwargs.values()]
+    try:
+        if len(given) > 1:
+            raise UnsupportedLayerError(f"{type(layer).__name__} with further arguments")
+        return rule(layer, given[0])
+    except UnsupportedLayerError as error:
+        raise UnsupportedLayerError(f"{error.layer} (submodule {path!r})") from error
 
 
 def _callable(node: fx.Node) -> Callable[..., Any]:
@@ -96,7 +103,9 @@ def _name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def _attribute(network: nn.Module, path: str) -> Any:
+def _attribute(trace: Trace, network: nn.Module, path: str) -> Any:
+    if path in trace.constants:
+        return trace.constants[path]
     owner, _, name = path.rpartition(".")
     return getattr(network.get_submodule(owner), name)
 
