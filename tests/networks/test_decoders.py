@@ -154,3 +154,22 @@ def test_unfit_strides_and_widths_are_refused():
         SparKDecoder(2, [8, 8], [16, 32], width=100)
     with pytest.raises(ValueError, match="multiple of the one before"):
         ThinDecoder(2, [8, 8], [2, 3])
+
+
+def test_weights_start_as_in_sparks_code():
+    torch.manual_seed(0)
+    decoder = SparKDecoder(2, [16, 32, 64, 128], [4, 8, 16, 32], width=256)
+    up, inner = decoder.blocks[0][0], decoder.blocks[0][1]
+    assert up.weight.std().item() == pytest.approx((2 / (256 * 16)) ** 0.5, rel=0.02)  # Kaiming, fan out
+    assert inner.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert decoder.head.weight.abs().max() < 0.1
+    assert not any(layer.bias.any() for layer in (up, decoder.head))
+    assert decoder.densify[0].projection.bias.any()  # PyTorch's own start, in theirs too
+
+
+def test_mask_tokens_start_as_in_sparks_code():
+    """A normal of 0.02 that is cut off at one deviation."""
+    torch.manual_seed(0)
+    for token in (Densify(2, 20_000, 1).token, ThinDecoder(2, [4], [4], width=20_000, block=1).tokens[0]):
+        assert token.std().item() == pytest.approx(0.0108, abs=2e-4)
+        assert token.abs().max() <= 0.02

@@ -72,6 +72,14 @@ def test_biases_and_normalisation_do_not_decay():
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
 
 
+def test_a_head_of_one_channel_decays_as_in_spark():
+    head, token = torch.nn.Conv2d(24, 1, 1), torch.nn.Parameter(torch.zeros(1, 24, 1, 1))
+    head.register_parameter("token", token)
+    decayed, free = parameter_groups(head, 0.1)
+    assert decayed["params"][0] is head.weight
+    assert {id(each) for each in free["params"]} == {id(token), id(head.bias)}
+
+
 def test_output_folder_is_made_or_refused(tmp_path):
     assert prepare_output_dir(tmp_path / "a" / "b").is_dir()
     assert not list((tmp_path / "a" / "b").iterdir())

@@ -6,10 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from custom.networks.packed.rows import Rows
 from custom.networks.visibility import Visibility
+
+
+def mask_token(*shape: int) -> nn.Parameter:
+    """A token as SparK starts it: a normal of 0.02, cut off at 0.02, which leaves a standard deviation of 0.0108."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02, a=-0.02, b=0.02))
 
 
 class Decoder(Protocol):

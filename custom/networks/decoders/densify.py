@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from math import prod
 
-import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from custom.networks.masked_layers import normalise_rows
+from custom.networks.decoders.base import mask_token
+from custom.networks.packed.normalisation import batch_norm
 from custom.networks.packed.rows import Rows
 from custom.networks.visibility import Visibility
 
@@ -30,18 +30,17 @@ class Densify(nn.Module):
         super().__init__()
         self.spatial_dims = spatial_dims
         self.norm = Norm[Norm.BATCH, spatial_dims](in_channels)
-        self.token = nn.Parameter(torch.zeros((1, in_channels) + (1,) * spatial_dims))
+        self.token = mask_token(1, in_channels, *(1,) * spatial_dims)
         self.projection = Conv[Conv.CONV, spatial_dims](
             in_channels, out_channels, kernel_size, padding=kernel_size // 2
         )
-        nn.init.trunc_normal_(self.token, std=0.02)
 
     def forward(self, values: Tensor | Rows, visibility: Visibility | None) -> Tensor:
         """Return ``[B, out_channels, *spatial]`` from ``[B, in_channels, *spatial]``; None: everything is visible."""
         if visibility is None:
             return self.projection(self.norm(values))
         rows = values if isinstance(values, Rows) else Rows.of(values, visibility.sites(values.shape[2:]))
-        normalised = normalise_rows(self.norm, rows.values, self.spatial_dims)
+        normalised = batch_norm(self.norm, rows.values, self.spatial_dims)
         batch, channels, *spatial = rows.shape
         tokens = self.token.flatten().to(normalised.dtype).expand(batch * prod(spatial), channels)
         filled = tokens.index_copy(0, rows.sites.index, normalised)

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from custom.networks.decoders.densify import Densify
 from custom.networks.packed.rows import Rows
@@ -19,7 +20,7 @@ class SparKDecoder(nn.Module):
 
     From the coarsest map, each block doubles the resolution (transposed convolution, two 3-wide convolutions) and
     halves the width; the densified encoder map of that resolution is added first. It costs three quarters of a
-    ResNet-50's pretraining; :class:`ThinDecoder` is the cheap alternative.
+    ResNet-50's pretraining; :class:`ThinDecoder` is the cheap alternative. Weights start as in SparK's code.
 
     Args:
         spatial_dims: 2 or 3.
@@ -54,6 +55,8 @@ class SparKDecoder(nn.Module):
         )
         self.blocks = nn.ModuleList(_UpBlock(spatial_dims, wide, narrow) for wide, narrow in pairwise(widths))
         self.head = Conv[Conv.CONV, spatial_dims](widths[-1], out_channels, 1)
+        self.blocks.apply(_start)
+        self.head.apply(_start)
 
     def forward(
         self, features: Sequence[Tensor | Rows], visibility: Visibility | None, wanted: Visibility | None = None
@@ -70,6 +73,18 @@ class SparKDecoder(nn.Module):
             values = block(values)
         result: Tensor = self.head(values)
         return result
+
+
+def _start(layer: nn.Module) -> None:
+    """Convolutions: a truncated normal of 0.02; transposed ones: Kaiming's normal, by the fan out; biases: zero."""
+    if not isinstance(layer, _ConvNd):
+        return
+    if isinstance(layer, _ConvTransposeNd):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 class _UpBlock(nn.Sequential):

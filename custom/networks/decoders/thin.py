@@ -14,8 +14,9 @@ from monai.networks.utils import pixelshuffle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from custom.networks.masked_layers import normalise_rows
+from custom.networks.decoders.base import mask_token
 from custom.networks.packed.convolution import convolve
+from custom.networks.packed.normalisation import batch_norm
 from custom.networks.packed.rows import Rows
 from custom.networks.packed.sites import Sites, Stencil, Window
 from custom.networks.visibility import Visibility
@@ -65,7 +66,7 @@ class ThinDecoder(nn.Module):
         self.projections = nn.ModuleList(
             conv(source, width, fold, stride=fold) for source, fold in zip(channels, folds, strict=True)
         )
-        self.tokens = nn.ParameterList(nn.init.trunc_normal_(torch.empty(1, width), std=0.02) for _ in levels)
+        self.tokens = nn.ParameterList(mask_token(1, width) for _ in levels)
         self.convolutions = nn.ModuleList(conv(width, width, 3, padding=1, bias=False) for _ in levels)
         self.block_norms = nn.ModuleList(norm(width) for _ in levels)
         self.head = nn.Linear(width, out_channels * self.stride**spatial_dims)
@@ -88,7 +89,7 @@ class ThinDecoder(nn.Module):
         target = features[self.folded].sites
         places = [target] * self.folded + [rows.sites for rows in features[self.folded :]]
         projected = [
-            self._at(layer, normalise_rows(norm, rows.values, self.spatial_dims), rows.sites, sites)
+            self._at(layer, batch_norm(norm, rows.values, self.spatial_dims), rows.sites, sites)
             for rows, norm, layer, sites in zip(features, self.norms, self.projections, places, strict=True)
         ]
         finest, coarser = projected[: self.folded + 1], projected[self.folded + 1 :]
@@ -100,7 +101,7 @@ class ThinDecoder(nn.Module):
         if coarser is not None:
             values = values + _from_coarser(coarser, inputs)
         convolved = self._at(self.convolutions[level], values, inputs, outputs)
-        return Rows(F.relu(normalise_rows(self.block_norms[level], convolved.values, self.spatial_dims)), outputs)
+        return Rows(F.relu(batch_norm(self.block_norms[level], convolved.values, self.spatial_dims)), outputs)
 
     def _at(self, layer: Any, values: Tensor, inputs: Sites, outputs: Sites) -> Rows:
         stencil = Stencil(inputs, outputs, Window.of(layer, self.spatial_dims))
