@@ -297,9 +297,11 @@ def _key_that_is_run(key: str, found: Mapping[str, Tensor]) -> str:
 
 
 def _differs(found: Mapping[str, Tensor], names: Sequence[str], prefix: str, other: str) -> bool:
-    """Whether a file has other values under one prefix than under another."""
+    """Whether a file has weights of the same shapes under two prefixes, and other values."""
     pairs = [[found.get(_key_that_is_run(each + name, found)) for each in (prefix, other)] for name in names]
-    return any(one is not None and two is not None and not _equal(one, two) for one, two in pairs)
+    known = [(one, two) for one, two in pairs if one is not None]
+    copies = [(one, two) for one, two in known if two is not None and one.shape == two.shape]
+    return len(copies) >= LEAST_SHARE * len(known) and not all(_equal(one, two) for one, two in copies)
 
 
 def _equal(one: Tensor, two: Tensor) -> bool:

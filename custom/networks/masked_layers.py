@@ -154,7 +154,7 @@ def _global_pool(layer: _AdaptiveAvgPoolNd, values: Tensor, visibility: Visibili
     check_global_pool(layer)
     axes = tuple(range(2, values.ndim))
     count = visibility.at(values.shape[2:]).sum(dim=axes, keepdim=True).clamp(min=1)
-    return values.sum(dim=axes, keepdim=True) / count
+    return (at_least_float32(values).sum(dim=axes, keepdim=True) / count).to(values.dtype)
 
 
 def masked_function(

@@ -12,8 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from custom.components import load_component
 from custom.networks import SparKDecoder, ThinDecoder, Visibility
 from custom.networks.decoders import Densify
+from custom.networks.decoders.thin import _seen_or_token
 from custom.networks.masked_layers import masked_layer
 from custom.networks.packed.rows import Rows
+from custom.networks.packed.sites import Sites
 
 
 def maps(spatial_dims: int, side: int = 32, samples: int = 2) -> list[torch.Tensor]:
@@ -173,3 +175,16 @@ def test_mask_tokens_start_as_in_sparks_code():
     for token in (Densify(2, 20_000, 1).token, ThinDecoder(2, [4], [4], width=20_000, block=1).tokens[0]):
         assert token.std().item() == pytest.approx(0.0108, abs=2e-4)
         assert token.abs().max() <= 0.02
+
+
+def test_the_tokens_gradient_keeps_its_digits_in_float32(generator):
+    """A sum over 260 000 hidden places."""
+    hidden = Visibility(torch.zeros(1, 8, 8, dtype=torch.bool), 2)
+    gradient, outcomes = torch.rand(512 * 512, 1, generator=generator), []
+    for dtype in (torch.float32, torch.float64):
+        token = torch.zeros(1, 1, dtype=dtype, requires_grad=True)
+        seen = Rows(torch.zeros(0, 1, dtype=dtype), hidden.sites((512, 512)))
+        places = Sites(torch.ones(1, 512, 512, dtype=torch.bool))
+        _seen_or_token(seen, token, places).backward(gradient.to(dtype))
+        outcomes.append(token.grad.item())
+    assert outcomes[0] == pytest.approx(outcomes[1], rel=1e-6)

@@ -143,7 +143,11 @@ def _pool(mask: Tensor, size: tuple[int, ...]) -> Tensor:
 def _seen_or_token(seen: Rows, token: Tensor, places: Sites) -> Tensor:
     """Values ``[N, width]`` at some positions: what was seen there, or the token."""
     rows = seen.sites.row_numbers.flatten().index_select(0, places.index)
-    return torch.cat([seen.values, token.to(seen.values.dtype)]).index_select(0, rows)
+    token = token.to(seen.values.dtype)
+    values = torch.cat([seen.values, token.detach()]).index_select(0, rows)
+    # Beside it, not gathered like the rest: the token's gradient is a sum over all places, which gathering would carry
+    # from row to row.
+    return torch.where((rows == len(seen.sites))[:, None], token, values)
 
 
 def _from_coarser(coarse: Rows, places: Sites) -> Tensor:
