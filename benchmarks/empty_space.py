@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import CropForegroundd
 
 from benchmarks.bundle import CONFIGS
 from benchmarks.tables import write_table
 from custom.masking import content_cells
+from custom.preprocessing import PrepareScand
 from datasets import LoadScand, load_datalist
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -108,13 +108,12 @@ def prepare(item: Mapping[str, Any], preparation: Preparation) -> tuple[float, f
     data: dict[str, Any] = {"image": item["image"], "scan_id": item["scan_id"]}
     cut = 0.0
     for transform in preparation.transforms:
-        before = data["image"].shape if isinstance(transform, CropForegroundd) else None
+        if isinstance(transform, PrepareScand):
+            cut = 1 - prod(transform.cropped(data)["image"].shape) / prod(data["image"].shape)
         data = transform(data)
         if isinstance(transform, LoadScand):
             # A region of ones goes through everything that the scan goes through: what is 0 in the end is padding.
             data["region"] = torch.ones_like(data["image"][:1])
-        if before is not None:
-            cut = 1 - prod(data["image"].shape) / prod(before)
     content = content_cells(data["image"], preparation.cell_size, preparation.threshold)
     scan = content_cells(data["region"], preparation.cell_size, threshold=0.0)
     return cut, 1 - float(content.double().mean()), 1 - float(scan.double().mean())

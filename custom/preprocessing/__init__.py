@@ -9,6 +9,7 @@ from custom.preprocessing.dictionary import PrepareScand, load_scand
 from custom.preprocessing.fit import FitIntoBoxd
 from custom.preprocessing.intensity import Intensity
 from custom.preprocessing.records import (
+    check_empty_cells,
     compare_with_encoder,
     encoder_contract,
     inherited,
@@ -22,6 +23,7 @@ __all__ = [
     "Intensity",
     "PrepareScand",
     "Preprocessing",
+    "check_empty_cells",
     "compare_with_encoder",
     "encoder_contract",
     "inherited",

@@ -81,24 +81,28 @@ class PrepareScand(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with its image and maps replaced."""
+        result = self.cropped(data)
+        for transform in self.fit:
+            result = transform(result)
+        return result
+
+    def cropped(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with grey levels scaled and the air cut away, before the box or the patch."""
         result = dict(data)
         list(self.key_iterator(result))  # raises for keys that are missing and must not be
-        image = self.keys[0]
         if not self.contract.crop_to_body:
-            return self._fitted(self.scale(result))
-        if self.contract.intensity.is_unit:
-            result = self.scale(result)
-            result[_BODY] = result[image]
-        else:  # the body is found at grey levels that the threshold is meant for
-            result = self.scale({**result, **self.of_body({_BODY: result[image].clone()})})
-        result = self.crop(result)
+            return self.scale(result)
+        result = self.crop(self._with_body(result))
         del result[_BODY]
-        return self._fitted(result)
+        return result
 
-    def _fitted(self, data: dict[Hashable, Any]) -> dict[Hashable, Any]:
-        for transform in self.fit:
-            data = transform(data)
-        return data
+    def _with_body(self, data: dict[Hashable, Any]) -> dict[Hashable, Any]:
+        """The data, scaled, and the image at grey levels that ``air_threshold`` is meant for."""
+        image = self.keys[0]
+        if self.contract.intensity.is_unit:
+            scaled = self.scale(data)
+            return {**scaled, _BODY: scaled[image]}
+        return self.scale({**data, **self.of_body({_BODY: data[image].clone()})})
 
 
 def _fits(keys: tuple[Hashable, ...], contract: Preprocessing, mode: str | Sequence[str]) -> list[Callable]:

@@ -110,6 +110,19 @@ def compare_with_encoder(contract: Preprocessing, encoder: str | Path | None) ->
     return differing
 
 
+def check_empty_cells(contract: Preprocessing, skip_empty: bool) -> None:
+    """Refuse to tell empty cells by ``air_threshold`` where grey levels do not go from 0, for air, to 1.
+
+    Raises:
+        ValueError: with schemes that fit.
+    """
+    if skip_empty and not contract.intensity.is_unit:
+        raise ValueError(
+            f"--skip_empty true tells air by grey levels from 0 to 1; --intensity {contract.intensity.words()} gives "
+            "others. Choose percentile, minmax or a window to 0 and 1, or --skip_empty false."
+        )
+
+
 def _tell_of_old(file: str | Path | None, recorded: Preprocessing | None) -> None:
     """Say what is assumed of a record that is older than the block."""
     if recorded is None or not recorded.is_old:

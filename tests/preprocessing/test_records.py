@@ -17,6 +17,7 @@ from custom.components import load_component
 from custom.networks import save_encoder
 from custom.preprocessing import (
     Preprocessing,
+    check_empty_cells,
     compare_with_encoder,
     encoder_contract,
     inherited,
@@ -218,6 +219,14 @@ def test_a_transform_of_ones_own_must_be_given_again(
         assert resolved(configs, "train", intensity=ADJUST, **source) == made
     with raises_cause("given custom .*gamma.*0.6"):
         resolved(configs, "train", model=model(preprocessing=block), intensity={**ADJUST, "gamma": 0.6})
+
+
+def test_empty_cells_are_told_at_grey_levels_from_0_to_1() -> None:
+    for scheme in ("percentile", "minmax", CT):
+        check_empty_cells(Preprocessing.of(intensity=scheme), True)
+    check_empty_cells(Preprocessing.of(intensity="zscore"), False)
+    with pytest.raises(ValueError, match="--intensity zscore gives others"):
+        check_empty_cells(Preprocessing.of(intensity="zscore"), True)
 
 
 def test_damaged_records_are_named(model: Callable, encoder: Callable, tmp_path: Path) -> None:

@@ -132,6 +132,17 @@ def test_every_run_is_made_once_and_all_arms_are_run_alike(study):
     assert study.runs.made == made
 
 
+def test_grey_levels_are_scaled_alike_with_and_without_an_encoder(study):
+    """An encoder brings its own; what is learnt from scratch must be told of others than the usual ones."""
+    options = {"image_size": [64, 64], "backbone": "resnet18_narrow"}
+    for intensity in (None, {"scheme": "zscore"}, {"_target_": "NormalizeIntensityd", "keys": "image"}):
+        given = {} if intensity is None else {"intensity": intensity}
+        made = study(seeds=[10], pretrain_seeds=[0], ratios=[0.5], pretrain_options={**options, **given})
+        learnt = [step.settings for step in made.steps() if "encoder" in step.settings]
+        assert len(learnt) == 3
+        assert all(each.get("intensity") == intensity for each in learnt)
+
+
 def test_what_is_concluded(study):
     found = study().run()
     first, second, third = found["verdict"]["fine-tuning"][1:]
