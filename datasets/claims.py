@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from datasets.errors import ScanError
@@ -53,3 +54,21 @@ def check_bound(path: str | Path, shape: Sequence[float], max_voxels: int) -> No
         problem = f"{sides} are {voxels:.3g} voxels, more than the {max_voxels} of max_voxels"
         remedy = "Cut it, leave it out (--skip_bad true), or set max_voxels higher"
         raise ScanError(path, problem, f"{remedy} (a channel of it takes {4 * voxels / 2**30:.1f} GiB)")
+
+
+@contextmanager
+def running_out(path: str | Path) -> Iterator[None]:
+    """Turn the errors of too little memory, Python's and torch's, into a ScanError that names a scan."""
+    try:
+        yield
+    except MemoryError as error:
+        raise out_of_memory(path) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise out_of_memory(path) from error
+
+
+def out_of_memory(path: str | Path) -> ScanError:
+    """Error for a scan that does not fit into the memory that is left."""
+    return ScanError(path, "it does not fit into the memory", "Cut it, or leave it out (--skip_bad true).")

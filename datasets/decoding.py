@@ -3,20 +3,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
-from monai.data import NibabelReader, PILReader
+from monai.data.image_reader import correct_nifti_header_if_necessary
+from nibabel.openers import ImageOpener
 from PIL import Image, ImageOps
 
+from datasets.claims import MAX_VOXELS, check_bound, check_claim, out_of_memory
 from datasets.errors import ScanError
 from datasets.formats import DICOM, NIFTI, PICTURE, scan_format
 from datasets.itk_process import ItkImage, nrrd_shape, read_nrrd
+from datasets.nrrd import read_nrrd_header
 from datasets.readers.dicom import last_line, read_series, series_files
 from datasets.readers.dicom_header import COPY, read_header
 
+_STRIP = 256  # rows of a picture
+_SLAB = 2**22  # voxels of a volume that are scaled at once
+_FURTHEST = 2**26  # bytes before the voxels of NIfTI, which nibabel holds
 _GREY_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
 
 
@@ -38,13 +46,16 @@ class RawScan:
     frames_in_z: bool = False
 
 
-def read_scan(path: str | Path, series_uid: str | None = None, codes: bool = False) -> RawScan:
+def read_scan(
+    path: str | Path, series_uid: str | None = None, codes: bool = False, max_voxels: int = MAX_VOXELS
+) -> RawScan:
     """Read a scan with the reader of its format.
 
     Args:
         path: a file, or a folder with a DICOM series.
         series_uid: which series of the folder.
         codes: whether the file is a label map, whose palette indices are its codes.
+        max_voxels: most voxels, all volumes and frames of the file included; more are not read.
 
     Raises:
         ScanError: whatever is wrong with the file.
@@ -55,15 +66,19 @@ def read_scan(path: str | Path, series_uid: str | None = None, codes: bool = Fal
     try:
         kind = DICOM if path.is_dir() else scan_format(path)
         if kind == PICTURE:
-            return _read_picture(path, codes)
+            return _read_picture(path, codes, max_voxels)
         if kind == NIFTI:
-            return _read_nifti(path)
+            return _read_nifti(path, max_voxels)
         if kind == DICOM:
-            image, frames = read_series(path, series_uid)
+            image, frames = read_series(path, series_uid, max_voxels)
             return _read_itk(image, frames > 1)
-        return _read_itk(read_nrrd(str(path), 0), False)
-    except (ScanError, MemoryError):
+        header = read_nrrd_header(path)
+        check_bound(path, header.sizes, max_voxels)
+        return _read_itk(read_nrrd(str(path), header.size), False)
+    except ScanError:
         raise
+    except MemoryError as error:
+        raise out_of_memory(path) from error
     except Exception as error:  # the readers raise all kinds for damaged files
         raise ScanError(path, f"it cannot be read ({type(error).__name__}: {last_line(error)})", COPY) from error
 
@@ -82,7 +97,7 @@ def scan_dims(path: str | Path, series_uid: str | None = None) -> int:
             return 3 if len(files) > 1 or read_header(files[0]).size[2] > 1 else 2
         if kind == PICTURE:
             return 2
-        shape = NibabelReader().read(path).shape if kind == NIFTI else nrrd_shape(str(path))
+        shape = open_nifti(path).shape if kind == NIFTI else _nrrd_shape(path)
     except ScanError:
         raise
     except Exception as error:
@@ -90,14 +105,35 @@ def scan_dims(path: str | Path, series_uid: str | None = None) -> int:
     return 3 if sum(side > 1 for side in shape[:3]) > 2 else 2
 
 
-def _read_picture(path: Path, codes: bool) -> RawScan:
-    reader = PILReader(converter=upright if codes else lambda image: _plain_mode(upright(image)))
-    values, _ = reader.get_data(reader.read(path))
+def _nrrd_shape(path: Path) -> tuple[int, ...]:
+    read_nrrd_header(path)
+    return nrrd_shape(str(path))
+
+
+def _read_picture(path: Path, codes: bool, max_voxels: int) -> RawScan:
+    # These formats only: Pillow knows others by their content, one of which (EPS) runs a program.
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        # Nothing that deflate packs is longer than a 1032nd of it; two-level pictures take a bit a pixel.
+        size = math.prod(image.size) / (8 if image.mode == "1" else 1)
+        check_claim(path, image.size, size, path.stat().st_size, "deflate" if image.format == "PNG" else "JPEG")
+        check_bound(path, image.size, max_voxels)
+        upright(image)
+        values = _pixels(image if codes else _plain_mode(image))
     if values.ndim == 2:
         return RawScan(values[:, :, None], None)
     if values.shape[-1] in (2, 4):  # transparent parts show the background, which is black in scans
         values = values[..., :-1] * (values[..., -1:] / np.float32(255))
     return RawScan(values[:, :, None], None, colour=True)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Pixels ``[X, Y]`` or ``[X, Y, colours]``, by strips: as a whole, Pillow copies them twice on the way to NumPy."""
+    width, height = image.size
+    first = np.asarray(image.crop((0, 0, width, 1)))
+    values = np.empty((height, *first.shape[1:]), first.dtype)
+    for low in range(0, height, _STRIP):
+        values[low : low + _STRIP] = image.crop((0, low, width, min(low + _STRIP, height)))
+    return np.moveaxis(values, 0, 1)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -119,14 +155,50 @@ def _plain_mode(image: Any) -> Any:
     return image.convert("RGBA" if transparent else "RGB")
 
 
-def _read_nifti(path: Path) -> RawScan:
-    reader = NibabelReader()
-    values, meta = reader.get_data(reader.read(path))
+def open_nifti(path: Path) -> Any:
+    """Open a NIfTI file, as MONAI's reader does, after checking that it can hold what its header says."""
+    with ImageOpener(path) as stream:
+        head = stream.read(540)
+    kind = nibabel.Nifti2Image if _is_nifti2(head) else nibabel.Nifti1Image
+    header = kind.header_class(head[: kind.header_class.template_dtype.itemsize], check=False)
+    offset = float(header["vox_offset"])
+    if not 0 <= offset < _FURTHEST:
+        raise ScanError(path, f"its header puts the voxels at byte {offset:g}", COPY)
+    shape = header.get_data_shape()
+    codec = "deflate" if path.name.lower().endswith(".gz") else None
+    size = offset + math.prod(shape) * header.get_data_dtype().itemsize
+    check_claim(path, shape, size, path.stat().st_size, codec)
+    return correct_nifti_header_if_necessary(
+        kind.from_filename(path, keep_file_open=True)
+    )  # slabs follow each other in a gzip stream
+
+
+def _is_nifti2(head: bytes) -> bool:
+    return 540 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
+
+
+def _read_nifti(path: Path, max_voxels: int) -> RawScan:
+    image = open_nifti(path)
+    check_bound(path, image.shape, max_voxels)
+    values = _nifti_values(image)
     parts = values.dtype.names
     if parts is not None:
         values = np.stack([values[name] for name in parts[:3]], axis=-1)
     colour = parts is not None
-    return RawScan(_four_axes(values, colour), np.asarray(meta["affine"], dtype=np.float64), colour)
+    return RawScan(_four_axes(values, colour), np.array(image.affine, dtype=np.float64), colour)
+
+
+def _nifti_values(image: Any) -> np.ndarray:
+    """Scaled values; numbers are float32, made by slabs, since scaling makes float64 of all of them."""
+    proxy = image.dataobj
+    if proxy.dtype.kind not in "iuf" or image.ndim < 3 or proxy.dtype.itemsize > 8:
+        return np.asanyarray(proxy)
+    values = np.empty(image.shape, np.float32, order="F")
+    step = max(1, _SLAB // math.prod(image.shape[:-1]))
+    with np.errstate(over="ignore"):  # what overflows is infinite, and counted later
+        for low in range(0, image.shape[-1], step):
+            values[..., low : low + step] = proxy[..., low : low + step]
+    return values
 
 
 def _four_axes(values: np.ndarray, colour: bool) -> np.ndarray:

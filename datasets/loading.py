@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Orientation, Spacing
 from monai.utils import ensure_tuple
 
+from datasets.claims import MAX_VOXELS, check_bound, running_out
 from datasets.decoding import RawScan, read_scan
 from datasets.errors import ScanError
 from datasets.geometry import slice_axes
@@ -58,6 +59,8 @@ class LoadScand(MapTransform):
         label_keys: of label maps: int32, one channel, nearest neighbour, codes as stored. They are turned and resampled
             like the images, with whose shape and place theirs must agree.
         frame: which volume (or frame, component, counted from 0) of files that hold several.
+        max_voxels: most voxels of a file, all its volumes included, and of a scan that `spacing` makes: headers of
+            strangers may claim any size. A channel takes 4 bytes a voxel in the end, about twice that while it is read.
 
     Raises:
         ScanError: by the call, with the file, the problem and a remedy.
@@ -75,6 +78,7 @@ class LoadScand(MapTransform):
         allow_missing_keys: bool = False,
         label_keys: KeysCollection | None = None,
         frame: int | None = None,
+        max_voxels: int = MAX_VOXELS,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if spatial_dims not in (2, 3):
@@ -83,7 +87,10 @@ class LoadScand(MapTransform):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels!r}.")
         if frame is not None and frame < 0:
             raise ValueError(f"frame counts from 0, received {frame!r}.")
+        if not max_voxels > 0:
+            raise ValueError(f"max_voxels must be positive, received {max_voxels!r}.")
         self.spatial_dims, self.channels, self.frame = spatial_dims, channels, frame
+        self.max_voxels = int(max_voxels)
         self.spacing = _full_spacing(spacing, spatial_dims)
         self.interpolation = interpolation
         self.label_keys: tuple[Hashable, ...] = ensure_tuple(label_keys) if label_keys is not None else ()
@@ -96,18 +103,21 @@ class LoadScand(MapTransform):
         reference: MetaTensor | None = None
         for key in self.key_iterator(result):
             path, uid = result[key], result.get("series_uid")
-            stored = self._in_space(path, read_scan(path, uid), self._image_values)
-            reference = stored if reference is None else reference
-            result[key] = self._finish(path, stored, self.interpolation).float()
+            with running_out(path):
+                stored = self._in_space(path, read_scan(path, uid, max_voxels=self.max_voxels), self._image_values)
+                reference = stored if self.label_keys and reference is None else reference
+                result[key] = self._finish(path, stored, self.interpolation).float()
             result[key].meta.update(_tags(path, uid))
         for key in self.label_keys:
             if key not in result and self.allow_missing_keys:
                 continue
             path = result[key]
-            stored = self._in_space(path, read_scan(path, codes=True), _label_values)
-            if reference is not None:
-                _check_agreement(path, stored, reference)
-            result[key] = self._finish(path, stored, "nearest").round().to(torch.int32)
+            with running_out(path):
+                raw = read_scan(path, codes=True, max_voxels=self.max_voxels)
+                stored = self._in_space(path, raw, _label_values)
+                if reference is not None:
+                    _check_agreement(path, stored, reference)
+                result[key] = self._finish(path, stored, "nearest").round().to(torch.int32)
         return result
 
     def _in_space(self, path: str, raw: RawScan, convert: Any) -> MetaTensor:
@@ -162,18 +172,22 @@ class LoadScand(MapTransform):
         if np.iscomplexobj(raw.values):
             raise ScanError(path, "its values are complex numbers", "Save the magnitude as the image.")
         with np.errstate(over="ignore"):  # what overflows is infinite, and counted next
-            values = raw.values.astype(np.float32)
-        broken = int(values.size - np.isfinite(values).sum())
-        if broken:
+            values = raw.values if raw.colour else raw.values.astype(np.float32, copy=False)
+        low, high = values.min(), values.max()
+        if not (np.isfinite(low) and np.isfinite(high)):  # the least of numbers among which is NaN is NaN
+            broken = int(values.size - np.isfinite(values).sum())
             problem = f"{broken} of {values.size} voxels are NaN or infinite"
             raise ScanError(path, problem, f"Replace them (numpy.nan_to_num), {_SKIP}.")
-        if values.min() == values.max():
+        if float(high) - float(low) > np.finfo(np.float32).max:
+            problem = f"its range from {low:g} to {high:g} overflows single precision"
+            raise ScanError(path, problem, f"Scale it, {_SKIP}.")
+        if low == high:
             logger.warning("%s: constant image, every voxel is %g", path, values.flat[0])
         if raw.colour and self.channels == 1:
-            return (values @ _LUMINANCE).astype(np.float32)[None]
+            return _luminance(values)[None]
         if raw.colour:
-            return np.ascontiguousarray(np.moveaxis(values, -1, 0))
-        return np.repeat(values[None], self.channels, axis=0)
+            return np.ascontiguousarray(np.moveaxis(values, -1, 0), dtype=np.float32)
+        return values[None] if self.channels == 1 else np.repeat(values[None], self.channels, axis=0)
 
     def _finish(self, path: str, scan: MetaTensor, mode: str) -> MetaTensor:
         """Resample, drop the axis across a slice and leave a clean record."""
@@ -196,6 +210,7 @@ class LoadScand(MapTransform):
         if self.spatial_dims == 2:
             across = list(scan.shape[1:]).index(1)
             sizes.insert(across, float(scan.pixdim[across]))
+        check_bound(path, np.array(scan.shape[1:]) * scan.pixdim.numpy() / sizes, self.max_voxels)
         return cast(MetaTensor, Spacing(pixdim=sizes, mode=mode, padding_mode="border")(scan))
 
 
@@ -203,6 +218,15 @@ def _tags(path: str, series_uid: str | None) -> dict[str, str]:
     """What a DICOM scan says of itself; empty texts where it says nothing, and for other formats."""
     found = describing_tags(path, series_uid)
     return {key: found.get(name, "") for key, name in _TAGS.items()}
+
+
+def _luminance(values: np.ndarray) -> np.ndarray:
+    """Grey levels ``[X, Y, Z]``, float32, of colours ``[X, Y, Z, 3]``, by parts: in double precision, as a whole, they
+    take ten times the memory of the result."""
+    grey = np.empty(values.shape[:3], np.float32)
+    for parts, result in zip(np.moveaxis(values, 1, 0), np.moveaxis(grey, 1, 0), strict=True):
+        result[...] = parts.astype(np.float32, copy=False) @ _LUMINANCE
+    return grey
 
 
 def _full_spacing(spacing: float | Sequence[float] | None, spatial_dims: int) -> tuple[float, ...] | None:
@@ -222,7 +246,7 @@ def _label_values(path: str, raw: RawScan) -> np.ndarray:
         raise ScanError(path, "a label map in colour", remedy)
     if str(path).lower().endswith((".jpg", ".jpeg")):
         raise ScanError(path, "a label map as JPEG, which changes the codes", remedy)
-    values = raw.values.astype(np.float32)
+    values = raw.values.astype(np.float32, copy=False)
     if not np.isfinite(values).all() or np.abs(values - np.rint(values)).max() > 1e-3:
         raise ScanError(path, "the values of the label map are no whole numbers", remedy)
     return np.rint(values)[None]

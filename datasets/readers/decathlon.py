@@ -10,7 +10,7 @@ from typing import Any
 from datasets.errors import ScanError
 from datasets.formats import format_by_name
 from datasets.readers.coco import read_json
-from datasets.readers.paths import require_files, resolve_inside, scan_id
+from datasets.readers.paths import require_files, require_inside, resolve_inside, scan_id
 
 _LISTS = {"training": "train", "validation": "val", "test": "test"}
 _FORM = 'Its lists are "training", "validation" and "test", of paths or of {"image": path, "label": path or class}.'
@@ -28,6 +28,7 @@ def read_decathlon(root: Path) -> list[dict[str, Any]]:
         ScanError: with list and entry, for whatever is wrong with it.
     """
     source = root / "dataset.json"
+    require_inside(root, [source], root)
     content = read_json(source)
     if not isinstance(content, dict) or not any(isinstance(content.get(name), list) for name in _LISTS):
         raise ScanError(source, "no Decathlon datalist", _FORM)

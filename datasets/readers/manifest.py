@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets.errors import ScanError
 from datasets.readers.coco import Objects, add_objects, check_box, objects_of, read_coco
-from datasets.readers.paths import require_files, resolve_inside, scan_id
+from datasets.readers.paths import require_files, require_inside, resolve_inside, scan_id
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def read_manifest(root: Path, label_column: str = LABEL, boxes: bool = True) -> 
         ScanError: with the line, for whatever is wrong with the manifest.
     """
     manifest = root / "manifest.csv"
+    require_inside(root, [manifest], root)
     rows = list(_read_rows(manifest, label_column))
     if not rows:
         raise ScanError(manifest, "it lists no scan", _COLUMNS)
@@ -128,7 +129,7 @@ class _Objects:
             path = resolve_inside(self.root, named, self.manifest, f"line {line}")
             require_files(self.manifest, [path])
         else:
-            path = self.root / f"coco_{row['split']}.json"
+            path = resolve_inside(self.root, f"coco_{row['split']}.json", self.manifest, f"line {line}")
         if path not in self.files:
             self.files[path] = read_coco(path) if path.is_file() else {}
         listed = objects_of(self.files[path], file)

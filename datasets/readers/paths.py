@@ -33,9 +33,29 @@ def resolve_inside(root: Path, name: str, source: Path, where: str) -> Path:
     if absolute or ".." in PurePosixPath(name).parts or ".." in PureWindowsPath(name).parts:
         raise ScanError(source, f"{where}: the path {name!r} leaves the folder", remedy)
     path = root / PurePosixPath(name)
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise ScanError(source, f"{where}: the path {name!r} is a link that leaves the folder", remedy)
+    require_inside(root, [path], source, f"{where}: ")
+    if path.is_dir():
+        require_inside(root, path.iterdir(), source, f"{where}: ")
     return path.absolute()
+
+
+def leads_out(root: Path, path: Path) -> bool:
+    """Whether a path below a folder leads out of it, by a link somewhere on the way; the folder may be one itself."""
+    return not path.resolve().is_relative_to(root.resolve())
+
+
+def require_inside(root: Path, paths: Iterable[Path], source: Path, where: str = "") -> None:
+    """Raise a ScanError that counts the paths that lead out of a folder and names the first.
+
+    What comes with data does not decide which file elsewhere is read: this is so of lists, of what lies beside them and
+    of what is found in folders.
+    """
+    outside = [path for path in paths if leads_out(root, path)]
+    if outside:
+        name = outside[0].relative_to(root).as_posix()
+        more = f", as are {len(outside) - 1} others" if len(outside) > 1 else ""
+        problem = f"{where}the path {name!r} is a link that leaves the folder{more}"
+        raise ScanError(source, problem, "Put the files themselves there, or name the folder that holds them all.")
 
 
 def require_files(source: Path, paths: Iterable[Path]) -> None:
@@ -58,16 +78,26 @@ def scan_files(folder: Path) -> list[Path]:
 
     Args:
         folder: searched with everything below it. Hidden files and folders and ``._*`` files are passed over.
+
+    Raises:
+        ScanError: links that lead out of the folder and are not passed over by their names.
     """
-    found, ignored = [], Counter[str]()
+    found, ignored, links = [], Counter[str](), []
     for path in sorted(folder.rglob("*")):
-        if path.is_dir():
+        reason = _why_ignored_by_name(path.relative_to(folder))
+        if not reason and leads_out(folder, path):
+            links.append(path)
             continue
-        reason = _why_ignored(path, path.relative_to(folder))
+        if path.is_dir():
+            if path.is_symlink():
+                ignored["links to folders"] += 1
+            continue
+        reason = reason or _why_ignored_by_format(path)
         if reason:
             ignored[reason] += 1
         else:
             found.append(path)
+    require_inside(folder, links, folder)
     ignored.pop("companion", None)
     if ignored:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(ignored.items()))
@@ -75,13 +105,15 @@ def scan_files(folder: Path) -> list[Path]:
     return found
 
 
-def _why_ignored(path: Path, relative: Path) -> str:
+def _why_ignored_by_name(relative: Path) -> str:
     if any(part.startswith(".") for part in relative.parts):
         return "hidden"
-    if path.name.upper() == "DICOMDIR":
+    if relative.name.upper() == "DICOMDIR":
         return "DICOM directory"
-    if path.suffix.lower() in _COMPANIONS:
-        return "companion"
+    return "companion" if relative.suffix.lower() in _COMPANIONS else ""
+
+
+def _why_ignored_by_format(path: Path) -> str:
     if format_by_name(path) is None and not _is_dicom(path):
         return f"with extension {path.suffix!r}" if path.suffix else "without extension"
     return ""
