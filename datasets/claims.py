@@ -37,7 +37,7 @@ def check_claim(path: str | Path, shape: Sequence[int], size: float, held: int, 
     if size > most and (codec in (None, "deflate") or math.prod(sides) > _UNLIKELY):
         packed = "" if codec is None else f" ({codec})"
         problem = f"{size:.0f} bytes of voxels ({sides}) by its header, which the file's {held}{packed} cannot hold"
-        raise ScanError(path, f"truncated, or a wrong header: {problem}", _COPY)
+        raise ScanError(path, f"it cannot be read (truncated, or a wrong header: {problem})", _COPY)
 
 
 def check_bound(path: str | Path, shape: Sequence[float], max_voxels: int) -> None:

@@ -163,7 +163,7 @@ def open_nifti(path: Path) -> Any:
     header = kind.header_class(head[: kind.header_class.template_dtype.itemsize], check=False)
     offset = float(header["vox_offset"])
     if not 0 <= offset < _FURTHEST:
-        raise ScanError(path, f"its header puts the voxels at byte {offset:g}", COPY)
+        raise ScanError(path, f"it cannot be read (its header puts the voxels at byte {offset:g})", COPY)
     shape = header.get_data_shape()
     codec = "deflate" if path.name.lower().endswith(".gz") else None
     size = offset + math.prod(shape) * header.get_data_dtype().itemsize

@@ -23,6 +23,7 @@ from custom.files import remove_abandoned, temporary_file
 from custom.regions.record import RegionRecord, digest
 from datasets.errors import ScanError
 from datasets.file_grid import FileGrid, nifti_on
+from datasets.readers.paths import leads_out
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class RegionStore:
             return None
         dims = len(found.shape)
         for file in _map_files(stem):
-            read = _read(file)
+            read = None if leads_out(self.root, file) else _read(file)
             if read is not None and digest(read.values) == found.map_digest:
                 return _in_memory(read, grid, dims) / 255
         return None
@@ -170,7 +171,7 @@ class RegionStore:
 
     def _load_given(self, stem: Path, scan_id: str, prompt: str, grid: FileGrid | None) -> Tensor:
         for file in _map_files(stem):
-            read = _read(file)
+            read = None if leads_out(self.root, file) else _read(file)
             if read is not None:
                 return _in_memory(read, grid) / 255
         raise ValueError(
@@ -229,7 +230,7 @@ def _read(path: Path) -> _Read | None:
     """The map of a file; None if there is none or it cannot be read."""
     try:
         if path.suffix == ".png":
-            with Image.open(path) as picture:
+            with Image.open(path, formats=("PNG",)) as picture:
                 return _Read(torch.from_numpy(np.asarray(picture.convert("L")).T.copy()))
         # Scaled values, so that a mask of zeros and ones drawn by hand is read as it is meant.
         image: Any = nibabel.load(path)
