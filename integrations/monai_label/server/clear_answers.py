@@ -5,7 +5,8 @@ It runs no expression that a client sends: see ``plain_requests.py``.
 
 As it comes, every error that the server did not expect becomes "Internal Server Error", a misspelt name of a model or
 an image among them; and label maps of scans with sheared axes (tilted gantries) lose the shear, since ITK's NIfTI does
-not know it: here nibabel writes NIfTI. Given to MONAI Label as ``--uvicorn_app clear_answers:app``; runs in its
+not know it, and those of NIfTI without a form lie elsewhere than the scan in some viewers: here nibabel writes NIfTI,
+with the forms of the scan. Given to MONAI Label as ``--uvicorn_app clear_answers:app``; runs in its
 environment.
 """
 
@@ -31,6 +32,11 @@ from plain_requests import ExpressionError, looked_at
 
 __all__ = ["app"]
 
+_PLACE = (  # what a NIfTI header says of where its voxels lie, beside their size
+    *("qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+
 
 def write_nifti(data: Any, filename: str, affine: Any = None, output_dtype: Any = None) -> None:
     """Write a label map ``[X, Y, Z]``, one axis of which may be 1, with the affine as it is."""
@@ -38,8 +44,29 @@ def write_nifti(data: Any, filename: str, affine: Any = None, output_dtype: Any 
     nib.save(nib.Nifti1Image(values, None if affine is None else np.asarray(affine)), filename)
 
 
+class Writer(writer.Writer):
+    """Writes label maps whose headers say of their place what that of the scan says, for viewers follow either form."""
+
+    def __call__(self, data: Any) -> tuple[Any, Any]:
+        """Return the file and what is told beside it."""
+        file, told = super().__call__(data)
+        if all(str(each).endswith((".nii", ".nii.gz")) for each in (file, data.get("image_path"))):
+            _take_forms(file, data["image_path"])
+        return file, told
+
+
+def _take_forms(file: str, scan: str) -> None:
+    written, given = nib.load(file), nib.load(scan)
+    if written.shape[:3] == given.shape[:3] and np.allclose(written.affine, given.affine, atol=1e-3):
+        image = nib.Nifti1Image(np.array(written.dataobj), None, written.header)  # a copy: the file is replaced
+        for field in _PLACE:
+            image.header[field] = given.header[field]
+        image.header["pixdim"][:4] = given.header["pixdim"][:4]
+        nib.save(image, file)
+
+
 writer.write_nifti = write_nifti
-basic_infer.Writer = partial(writer.Writer, nibabel=True)
+basic_infer.Writer = partial(Writer, nibabel=True)
 MONAILabelApp.infer = looked_at(MONAILabelApp.infer)
 AsyncTask.run = staticmethod(looked_at(AsyncTask.run))  # training and the like, in processes of their own
 

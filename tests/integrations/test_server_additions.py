@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients of the MONAI Label server send is never evaluated: the guard, and that calls go through it."""
+"""What clients of the MONAI Label server send is never evaluated; what they get lies as the scan does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 
 SERVER = Path("integrations/monai_label/server").resolve()
@@ -64,6 +66,24 @@ def server(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     yield loaded
     for name in ("clear_answers", "plain_requests"):
         sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(("qform", "sform"), [(0, 0), (1, 0), (0, 2), (1, 4)])
+def test_label_maps_have_the_forms_of_the_scan(server: ModuleType, tmp_path: Path, qform: int, sform: int) -> None:
+    scan, answer = tmp_path / "scan.nii", tmp_path / "answer.nii.gz"
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([-1.0, 2.0, 3.0, 1.0]))
+    image.set_qform(None if not qform else image.affine, qform)
+    image.set_sform(None if not sform else image.affine, sform)
+    nibabel.save(image, scan)
+    given = nibabel.load(scan)
+    values = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
+    server.write_nifti(values, str(answer), given.affine)
+    server._take_forms(str(answer), str(scan))
+    written = nibabel.load(answer)
+    assert np.array_equal(written.dataobj, values)
+    assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (qform, sform)
+    np.testing.assert_array_equal(written.header["pixdim"][:4], given.header["pixdim"][:4])
+    np.testing.assert_allclose(written.affine, given.affine)
 
 
 @pytest.mark.parametrize(
