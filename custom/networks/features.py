@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from threading import get_ident
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -39,13 +40,16 @@ def run_features(
     found: dict[str, Any] = {}
     counts: Counter[str] = Counter()
     thread = get_ident()
+    # torch.export keeps a stack of the modules that it is in, which leaving them early would break; it drops by itself
+    # what the maps do not need.
+    enough = None if torch.compiler.is_exporting() else calls
 
     def keep(name: str, output: Any) -> None:
         if get_ident() != thread:
             return
         found[name] = output
         counts[name] += 1
-        if calls is not None and all(counts[each] >= calls[each] for each in features):
+        if enough is not None and all(counts[each] >= enough[each] for each in features):
             raise _Complete
 
     hooks = [
