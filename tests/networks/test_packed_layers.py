@@ -264,7 +264,7 @@ def long_rows(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, Visibilit
         nn.BatchNorm3d(4),
         nn.BatchNorm3d(4, momentum=None),
         nn.BatchNorm3d(4, track_running_stats=False),
-        nn.LayerNorm(4),
+        nn.LayerNorm(4, eps=1.0),  # a smaller one magnifies the rounding of rows with nearly equal values
         nn.AdaptiveAvgPool3d(1),
     ],
     ids=repr,
