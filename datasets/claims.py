@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from datasets.errors import ScanError
 
-MAX_VOXELS = 2**29  # 512 x 512 x 2048; 2 GiB a channel in single precision
+# 2^29 are 512 x 512 x 2048, 2 GiB a channel in single precision. What fits is a matter of the machine, so it says so:
+# one bound for images, label maps, whatever reads them, and their worker processes.
+MAX_VOXELS = int(float(os.environ.get("MWM_MAX_VOXELS", 2**29)))
 
 _DEFLATE = 1032  # no deflate stream (gzip, PNG) is shorter than a 1032nd of its content (zlib's technical notes)
 _UNLIKELY = 2**26  # voxels from which other codecs are held to the same
@@ -51,8 +54,8 @@ def check_bound(path: str | Path, shape: Sequence[float], max_voxels: int) -> No
     voxels = math.prod(shape)
     if not voxels <= max_voxels:
         sides = " x ".join(f"{side:.0f}" for side in shape)
-        problem = f"{sides} are {voxels:.3g} voxels, more than the {max_voxels} of max_voxels"
-        remedy = "Cut it, leave it out (--skip_bad true), or set max_voxels higher"
+        problem = f"{sides} are {voxels:.3g} voxels, more than the {max_voxels} that are read"
+        remedy = "Cut it, leave it out (--skip_bad true), or set the environment variable MWM_MAX_VOXELS higher"
         raise ScanError(path, problem, f"{remedy} (a channel of it takes {4 * voxels / 2**30:.1f} GiB)")
 
 

@@ -156,7 +156,20 @@ def _plain_mode(image: Any) -> Any:
 
 
 def open_nifti(path: Path) -> Any:
-    """Open a NIfTI file, as MONAI's reader does, after checking that it can hold what its header says."""
+    """Open a NIfTI file, as MONAI's reader does, after checking that it can hold what its header says.
+
+    Raises:
+        ScanError: whatever is wrong with its header.
+    """
+    try:
+        return _open_nifti(path)
+    except ScanError:
+        raise
+    except Exception as error:  # nibabel raises all kinds for damaged files
+        raise ScanError(path, f"it cannot be read ({type(error).__name__}: {last_line(error)})", COPY) from error
+
+
+def _open_nifti(path: Path) -> Any:
     with ImageOpener(path) as stream:
         head = stream.read(540)
     kind = nibabel.Nifti2Image if _is_nifti2(head) else nibabel.Nifti1Image

@@ -59,8 +59,9 @@ class LoadScand(MapTransform):
         label_keys: of label maps: int32, one channel, nearest neighbour, codes as stored. They are turned and resampled
             like the images, with whose shape and place theirs must agree.
         frame: which volume (or frame, component, counted from 0) of files that hold several.
-        max_voxels: most voxels of a file, all its volumes included, and of a scan that `spacing` makes: headers of
-            strangers may claim any size. A channel takes 4 bytes a voxel in the end, about twice that while it is read.
+        max_voxels: most voxels of a file, all its volumes included, and of a scan that ``spacing`` makes: headers of
+            strangers may claim any size. The environment variable MWM_MAX_VOXELS sets the usual bound. A channel
+            takes 4 bytes a voxel in the end, about twice that while it is read.
 
     Raises:
         ScanError: by the call, with the file, the problem and a remedy.

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monai.data import NibabelReader
-
+from datasets.decoding import open_nifti
 from datasets.formats import DICOM, NIFTI, NRRD, scan_format
 from datasets.readers.dicom import series_files
 from datasets.readers.dicom_header import ORIENTATION, read_header
@@ -31,7 +30,7 @@ def knows_sides(path: str | Path, series_uid: str | None = None) -> bool:
     if kind == DICOM:
         return bool(read_header(series_files(path, series_uid)[0]).tags.get(ORIENTATION))
     if kind == NIFTI:
-        header = NibabelReader().read(path).header
+        header = open_nifti(path).header
         return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     return kind == NRRD and _names_its_space(path)
 

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from custom.files import remove_abandoned, temporary_file
 from custom.regions.record import RegionRecord, digest
+from datasets.decoding import open_nifti
 from datasets.errors import ScanError
 from datasets.file_grid import FileGrid, nifti_on
 from datasets.readers.paths import leads_out
@@ -233,10 +235,10 @@ def _read(path: Path) -> _Read | None:
             with Image.open(path, formats=("PNG",)) as picture:
                 return _Read(torch.from_numpy(np.asarray(picture.convert("L")).T.copy()))
         # Scaled values, so that a mask of zeros and ones drawn by hand is read as it is meant.
-        image: Any = nibabel.load(path)
+        image: Any = open_nifti(path)
         values = quantize(torch.from_numpy(image.get_fdata(dtype=np.float32)))
         return _Read(values.reshape((*values.shape, 1, 1)[:3]) if values.ndim < 3 else values, image.affine)
-    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError):
+    except (OSError, ValueError, EOFError, zlib.error):
         return None
 
 

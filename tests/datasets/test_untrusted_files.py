@@ -18,6 +18,7 @@ from custom.regions import RegionStore
 from datasets import LoadScand, ScanDataset, ScanError, load_datalist
 from datasets.claims import MAX_VOXELS, check_claim
 from datasets.decoding import read_scan, scan_dims
+from datasets.orientation import knows_sides
 
 NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 2 3 4\nendian: little\nencoding: raw\n"
 VOXELS = np.arange(24, dtype="<i2").tobytes()
@@ -148,7 +149,7 @@ def nifti(path: Path, shape=(1000, 1000, 1000), code=4, bits=16, offset=352.0, n
 )  # fmt: skip
 def test_nifti_that_claims_what_it_cannot_hold(tmp_path, suffix, changes):
     path = nifti(tmp_path / f"a{suffix}", **{"shape": (1000, 1000, 1000) if not changes else (4, 5, 6), **changes})
-    for read in (load, scan_dims):
+    for read in (load, scan_dims, knows_sides):
         with pytest.raises(ScanError, match=rf"a\{suffix}: "):
             read(path)
 
@@ -185,7 +186,9 @@ def test_the_bound_on_voxels_is_an_option(make, tmp_path):
     volume, picture = make.nifti(tmp_path / "a.nii.gz"), make.png(tmp_path / "a.png")
     for path, dims, size in ((volume, 3, 60), (picture, 2, 12), (nrrd(tmp_path / "a.nrrd"), 3, 24)):
         assert load(path, dims, max_voxels=size).numel() == size
-        with pytest.raises(ScanError, match=rf"are {size} voxels, more than the {size - 1} of max_voxels.*higher"):
+        with pytest.raises(
+            ScanError, match=rf"{size} voxels, more than the {size - 1} that are .*MWM_MAX_VOXELS"
+        ):
             load(path, dims, max_voxels=size - 1)
     with pytest.raises(ValueError, match="max_voxels must be positive"):
         LoadScand(max_voxels=0)
@@ -193,7 +196,7 @@ def test_the_bound_on_voxels_is_an_option(make, tmp_path):
 
 def test_voxel_sizes_without_measure_make_no_volume_without_measure(make, tmp_path):
     path = make.nifti(tmp_path / "a.nii", affine=np.diag([1e6, 1e6, 1e6, 1]))
-    with pytest.raises(ScanError, match=r"voxels, more than the .* of max_voxels"):
+    with pytest.raises(ScanError, match=r"voxels, more than the .* that are read"):
         load(path, spacing=1.0)
 
 
