@@ -186,9 +186,7 @@ def test_the_bound_on_voxels_is_an_option(make, tmp_path):
     volume, picture = make.nifti(tmp_path / "a.nii.gz"), make.png(tmp_path / "a.png")
     for path, dims, size in ((volume, 3, 60), (picture, 2, 12), (nrrd(tmp_path / "a.nrrd"), 3, 24)):
         assert load(path, dims, max_voxels=size).numel() == size
-        with pytest.raises(
-            ScanError, match=rf"{size} voxels, more than the {size - 1} that are .*MWM_MAX_VOXELS"
-        ):
+        with pytest.raises(ScanError, match=rf"{size} voxels, more than the {size - 1} that are .*MWM_MAX_VOXELS"):
             load(path, dims, max_voxels=size - 1)
     with pytest.raises(ValueError, match="max_voxels must be positive"):
         LoadScand(max_voxels=0)
