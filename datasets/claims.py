@@ -11,9 +11,21 @@ from pathlib import Path
 
 from datasets.errors import ScanError
 
+
+def bound_from(text: str | float) -> int:
+    """Return the bound that the environment variable ``MWM_MAX_VOXELS`` gives; ValueError if that is no number."""
+    try:
+        bound = int(float(text))
+    except (ValueError, OverflowError):
+        bound = 0
+    if bound < 1:
+        raise ValueError(f"MWM_MAX_VOXELS in the environment must be a number of voxels such as 2e9, not {text!r}.")
+    return bound
+
+
 # 2^29 are 512 x 512 x 2048, 2 GiB a channel in single precision. What fits is a matter of the machine, so it says so:
 # one bound for images, label maps, whatever reads them, and their worker processes.
-MAX_VOXELS = int(float(os.environ.get("MWM_MAX_VOXELS", 2**29)))
+MAX_VOXELS = bound_from(os.environ.get("MWM_MAX_VOXELS", 2**29))
 
 _DEFLATE = 1032  # no deflate stream (gzip, PNG) is shorter than a 1032nd of its content (zlib's technical notes)
 _UNLIKELY = 2**26  # voxels from which other codecs are held to the same

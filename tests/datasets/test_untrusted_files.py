@@ -16,7 +16,7 @@ from PIL import Image
 
 from custom.regions import RegionStore
 from datasets import LoadScand, ScanDataset, ScanError, load_datalist
-from datasets.claims import MAX_VOXELS, check_claim
+from datasets.claims import MAX_VOXELS, bound_from, check_claim
 from datasets.decoding import read_scan, scan_dims
 from datasets.orientation import knows_sides
 
@@ -190,6 +190,13 @@ def test_the_bound_on_voxels_is_an_option(make, tmp_path):
             load(path, dims, max_voxels=size - 1)
     with pytest.raises(ValueError, match="max_voxels must be positive"):
         LoadScand(max_voxels=0)
+
+
+def test_a_bound_that_is_no_number_is_named():
+    assert bound_from("2e9") == 2_000_000_000
+    for text in ("much", "0", "-5", "inf", "nan", ""):
+        with pytest.raises(ValueError, match=r"MWM_MAX_VOXELS .*must be a number of voxels"):
+            bound_from(text)
 
 
 def test_voxel_sizes_without_measure_make_no_volume_without_measure(make, tmp_path):
