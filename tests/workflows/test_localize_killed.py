@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The localize command, killed at many moments and resumed, or run twice at once, makes what one whole run makes."""
+"""The localize command, killed at many moments and resumed, or started twice at once, makes what one whole run makes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,15 @@ def summary(folder: Path) -> dict:
 def test_runs_were_killed_and_the_last_ones_were_not(ended):
     assert ended["killed"] == [-9] * len(ended["killed"])
     assert ended["outside"][0] == -9
-    assert [ended["whole"], ended["resumed"], ended["outside"][-1], *ended["pair"]] == [0] * 5
+    assert [ended["whole"], ended["resumed"], ended["outside"][-1]] == [0] * 3
+
+
+def test_of_two_runs_at_once_one_is_refused(ended, work):
+    """Unless the machine let the second one begin when the first had ended."""
+    first, second = sorted(ended["pair"])
+    assert first == 0
+    if second:
+        assert "prepare_output_dir" in (work / "log.txt").read_text()  # which holds the folder, see test_locks.py
 
 
 @pytest.mark.parametrize("name", ["killed", "outside", "pair"])
