@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The localize command, killed at many moments and resumed, or started twice at once, makes what one whole run makes."""
+"""The localize command, killed at many moments and resumed, or started twice at once, makes what a whole run makes."""
 
 from __future__ import annotations
 
